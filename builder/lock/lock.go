@@ -1,0 +1,96 @@
+// Package lock holds the pins of a build: which packages, in which versions, from where below a mirror, and what
+// their bytes must hash to. Two builds of the same recipe with the same lock unpack the same bytes.
+package lock
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"netroot/builder/atomicfile"
+	"os"
+)
+
+// A Package is one pinned package.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Arch    string `json:"arch"`   // the distribution's own word: amd64, i386, all, noarch
+	Repo    string `json:"repo"`   // which repository of the source: "bookworm", "bookworm-security"
+	Path    string `json:"path"`   // relative to the repository's mirror, never with a host name
+	Size    int64  `json:"size"`   // bytes
+	SHA256  string `json:"sha256"` // hex
+}
+
+// A Lock pins every package of one root.
+type Lock struct {
+	Arch     string    `json:"arch"` // the distribution's own word
+	Packages []Package `json:"packages"`
+}
+
+// Sort puts the packages in the order in which they are written: by name, then architecture.
+func (l *Lock) Sort() {
+	slices.SortFunc(l.Packages, func(a, b Package) int {
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Arch, b.Arch)
+	})
+}
+
+// Encode returns the lock as it is written to disk: indented JSON, sorted, with a newline at the end.
+func (l *Lock) Encode() []byte {
+	l.Sort()
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", " ")
+	if err := enc.Encode(l); err != nil {
+		panic(err) // a struct of strings and integers always encodes
+	}
+	return b.Bytes()
+}
+
+// Digest returns the SHA-256 of Encode, in hex.
+func (l *Lock) Digest() string {
+	sum := sha256.Sum256(l.Encode())
+	return hex.EncodeToString(sum[:])
+}
+
+// Size returns the bytes that all packages take as downloaded.
+func (l *Lock) Size() int64 {
+	var n int64
+	for _, p := range l.Packages {
+		n += p.Size
+	}
+	return n
+}
+
+// Read reads a lock file.
+func Read(path string) (*Lock, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read lock %s: %w", path, err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	var l Lock
+	if err := dec.Decode(&l); err != nil {
+		return nil, fmt.Errorf("read lock %s: %w", path, err)
+	}
+	for _, p := range l.Packages {
+		if p.Name == "" || p.Path == "" || len(p.SHA256) != 64 || p.Size <= 0 {
+			return nil, fmt.Errorf("read lock %s: package %q lacks a path, a size or a SHA-256", path, p.Name)
+		}
+	}
+	return &l, nil
+}
+
+// Write writes a lock file.
+func (l *Lock) Write(path string) error {
+	return atomicfile.Write(path, l.Encode(), 0o644)
+}

@@ -1,0 +1,40 @@
+# netroot: targets for a Debian 12 machine, as root. `make demo` and `make test` need nothing done before them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PATH := $(PATH):/usr/local/go/bin
+
+STORE   ?= /var/lib/netroot
+RECIPE  ?= debian-12
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+.PHONY: all build demo test e2e bench lint deps clean
+
+all: build
+
+deps:
+	@.ci/deps
+
+build:
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o netroot ./cmd/netroot
+
+demo: deps build
+	./netroot build --store $(STORE) $(RECIPE)
+	./netroot verify --store $(STORE) $(RECIPE)
+
+lint: deps
+	@test -z "$$(gofmt -l .)" || { echo 'not gofmt-ed:'; gofmt -l .; exit 1; }
+	go vet ./...
+	go vet -tags e2e ./...
+	go tool staticcheck -tags e2e ./...
+
+test: deps
+	go test -race ./...
+
+e2e: deps build
+	NETROOT=$(CURDIR)/netroot go test -tags e2e -timeout 60m -v -run '^TestE2E' ./...
+
+bench: deps build
+	go test -run '^$$' -bench . -benchtime 3x ./...
+
+clean:
+	rm -f netroot

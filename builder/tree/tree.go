@@ -26,16 +26,23 @@ var searchPath = [...]string{"usr/sbin", "usr/bin", "sbin", "bin"}
 // the root, so that the functions of package fs can open it without meeting a link. Absolute links start again at the
 // root of fsys, and ".." never leaves it. A missing component is fs.ErrNotExist, a loop syscall.ELOOP.
 func Resolve(fsys fs.FS, name string) (string, error) {
-	return walk(fsys, name, true)
+	return walk(fsys, name, true, nil)
 }
 
 // ResolveParent is Resolve for a name that is about to be made or replaced: the last component is neither followed
 // nor need it exist. When it is "." or ".." the whole name is resolved.
 func ResolveParent(fsys fs.FS, name string) (string, error) {
-	return walk(fsys, name, false)
+	return walk(fsys, name, false, nil)
 }
 
-func walk(fsys fs.FS, name string, followLast bool) (string, error) {
+// Trace is Resolve, and also returns the links that were followed, in that order: whoever copies them and the file has
+// name lead to the file in the copy too.
+func Trace(fsys fs.FS, name string) (links []string, target string, err error) {
+	target, err = walk(fsys, name, true, func(link string) { links = append(links, link) })
+	return links, target, err
+}
+
+func walk(fsys fs.FS, name string, followLast bool, met func(link string)) (string, error) {
 	var (
 		rest  = strings.Split(name, "/") // components still to walk
 		at    = "."                      // where we are: never holds a link
@@ -76,6 +83,9 @@ func walk(fsys fs.FS, name string, followLast bool) (string, error) {
 		}
 		if links++; links > maxLinks {
 			return fail(syscall.ELOOP)
+		}
+		if met != nil {
+			met(next)
 		}
 		target, err := fs.ReadLink(fsys, next)
 		if err != nil {

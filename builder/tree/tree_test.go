@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -87,6 +88,13 @@ func TestResolve(t *testing.T) {
 	}
 	if _, err := Resolve(fsys, "/sbin/gone"); err == nil || !strings.Contains(err.Error(), "/sbin/gone") {
 		t.Errorf("error does not name the path that was asked for: %v", err)
+	}
+}
+
+func TestTrace(t *testing.T) {
+	links, target, err := Trace(os.DirFS(root(t)), "/sbin/modprobe")
+	if err != nil || target != "usr/bin/kmod" || !slices.Equal(links, []string{"sbin", "usr/sbin/modprobe"}) {
+		t.Errorf("Trace(/sbin/modprobe) = %q, %q, %v", links, target, err)
 	}
 }
 

@@ -1,0 +1,132 @@
+package boot
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"netroot/builder/image"
+	"netroot/builder/store"
+)
+
+// rescanInterval bounds how often handles of unknown images make the server look through the store.
+const rescanInterval = time.Second
+
+// exports offers the generations of a store by NFS: "/IMAGE" is the current generation of an image and
+// "/IMAGE@GENERATION" a certain one. Images are opened when they are first asked for and stay open, so that a
+// generation that gc removes meanwhile goes on serving the machines that run it.
+type exports struct {
+	store *store.Store
+
+	mu      sync.Mutex
+	open    map[[16]byte]*image.Image
+	scanned time.Time
+}
+
+// imageID is what file handles name an image by: the start of the SHA-256 of root.erofs, the same on every server
+// that holds the generation.
+func imageID(g store.Generation) ([16]byte, error) {
+	var id [16]byte
+	sum, err := hex.DecodeString(g.Manifest.Parts[store.PartRoot].SHA256)
+	if err != nil || len(sum) < len(id) {
+		return id, fmt.Errorf("open %s: image.json has no SHA-256 of %s", g.Ref(), store.PartRoot)
+	}
+	copy(id[:], sum)
+	return id, nil
+}
+
+// Open finds the image that an export path names.
+func (e *exports) Open(path string) ([16]byte, *image.Image, error) {
+	g, err := e.store.Resolve(strings.Trim(path, "/"))
+	if err != nil {
+		return [16]byte{}, nil, err
+	}
+	id, err := imageID(g)
+	if err != nil {
+		return id, nil, err
+	}
+	img, err := e.image(id, g)
+	return id, img, err
+}
+
+// ByID finds the image that a file handle names.
+func (e *exports) ByID(id [16]byte) (*image.Image, error) {
+	e.mu.Lock()
+	img, ok := e.open[id]
+	rescan := !ok && time.Since(e.scanned) >= rescanInterval
+	if rescan {
+		e.scanned = time.Now()
+	}
+	e.mu.Unlock()
+	if ok {
+		return img, nil
+	}
+	if !rescan {
+		return nil, errUnknownImage
+	}
+	generations, err := e.generations()
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range generations {
+		if have, err := imageID(g); err == nil && have == id {
+			return e.image(id, g)
+		}
+	}
+	return nil, errUnknownImage
+}
+
+var errUnknownImage = errors.New("no generation in the store has this image")
+
+// List returns the export paths, current generations first.
+func (e *exports) List() []string {
+	generations, err := e.generations()
+	if err != nil {
+		return nil
+	}
+	var names, pinned []string
+	for _, g := range generations {
+		if g.Current {
+			names = append(names, "/"+g.Image)
+		}
+		pinned = append(pinned, "/"+g.Ref())
+	}
+	return append(names, pinned...)
+}
+
+func (e *exports) generations() ([]store.Generation, error) {
+	images, err := e.store.Images()
+	if err != nil {
+		return nil, err
+	}
+	var all []store.Generation
+	for _, name := range images {
+		generations, err := e.store.Generations(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, generations...)
+	}
+	return all, nil
+}
+
+func (e *exports) image(id [16]byte, g store.Generation) (*image.Image, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if img, ok := e.open[id]; ok {
+		return img, nil
+	}
+	img, err := image.Open(filepath.Join(g.Dir, store.PartRoot))
+	if err != nil {
+		return nil, err
+	}
+	if e.open == nil {
+		e.open = make(map[[16]byte]*image.Image)
+	}
+	e.open[id] = img
+	return img, nil
+}

@@ -1,0 +1,108 @@
+// Package builder turns a recipe into a published generation: it resolves the recipe to a lock, assembles the root,
+// checks it, writes initramfs and image, and publishes them. It owns the order of these steps; each step is a package
+// of its own.
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"netroot/builder/apt"
+	"netroot/builder/check"
+	"netroot/builder/chroot"
+	"netroot/builder/customize"
+	"netroot/builder/dpkg"
+	"netroot/builder/fetch"
+	"netroot/builder/image"
+	"netroot/builder/initramfs"
+	"netroot/builder/lock"
+	"netroot/builder/progress"
+	"netroot/builder/recipe"
+	"netroot/builder/store"
+)
+
+// buildVersion goes into what decides whether anything changed: raise it when the same recipe and lock would now give
+// another image.
+const buildVersion = "1"
+
+// A Builder builds recipes into a store.
+type Builder struct {
+	Store    *store.Store
+	Mirror   string // stands in for the recipe's mirror; "" keeps it
+	Jobs     int    // downloads and unpackings at a time; 0 chooses
+	Progress *progress.Reporter
+	Log      *slog.Logger // nil is silent
+}
+
+// Options of one build.
+type Options struct {
+	Locked *lock.Lock // build exactly these packages; nil resolves the newest
+	Force  bool       // build even when nothing changed
+}
+
+// A Result is the outcome of a build.
+type Result struct {
+	Generation store.Generation
+	New        bool // false: nothing changed, Generation is the newest there was
+	Findings   []check.Finding
+}
+
+// Build makes the image of a recipe and publishes it as the newest and current generation. When neither the recipe nor
+// the packages it resolves to changed since the newest generation, it builds nothing.
+//
+// It needs root. Errors: *store.BusyError when another build holds the image, *check.UnfitError when the root would
+// not boot; whatever the error, the store is as it was.
+func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Result, error) {
+	if os.Geteuid() != 0 {
+		return Result{}, fmt.Errorf("build %s: a root holds files of many owners, so building needs root; run it with sudo", r.Name)
+	}
+	draft, err := b.Store.Begin(r.Name)
+	if err != nil {
+		return Result{}, err
+	}
+	defer draft.Abort()
+
+	source, err := b.source(r)
+	if err != nil {
+		return Result{}, err
+	}
+	pins := o.Locked
+	if pins == nil {
+		if pins, err = source.resolve(ctx); err != nil {
+			return Result{}, fmt.Errorf("resolve %s: %w", r.Name, err)
+		}
+	}
+	inputs := inputsDigest(r, pins)
+	if !o.Force {
+		if newest, ok, err := b.newest(r.Name); err != nil {
+			return Result{}, err
+		} else if ok && newest.Manifest.Recipe == inputs {
+			return Result{Generation: newest}, nil
+		}
+	}
+
+	if err := source.fetch(ctx, pins); err != nil {
+		return Result{}, fmt.Errorf("build %s: %w", r.Name, err)
+	}
+	if err := b.loader(ctx); err != nil {
+		return Result{}, err
+	}
+	var manifest store.Manifest
+	findings, err := b.root(ctx, r, pins, draft, &manifest)
+	if err != nil {
+		return Result{Findings: findings}, err
+	}
+	manifest.Recipe, manifest.Lock = inputs, pins
+	b.Progress.Step("publishing %s", r.Name)
+	g, err := draft.Publish(manifest)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{Generation: g, New: true, Findings: findings}, nil
+}

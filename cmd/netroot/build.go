@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"netroot/builder"
+	"netroot/builder/lock"
+	"netroot/builder/recipe"
+	"netroot/recipes"
+)
+
+// buildFlags are the flags of build.
+type buildFlags struct {
+	mirror, arch          string
+	locked, force, verify bool
+	jobs, keep            int
+}
+
+func (c *cli) buildCommand() *cobra.Command {
+	var f buildFlags
+	cmd := &cobra.Command{
+		Use:   "build RECIPE...",
+		Short: "Build, check and publish the image of a recipe",
+		Long: `RECIPE is a file or the name of a shipped recipe (see 'netroot recipes').
+
+When neither the recipe nor the packages it resolves to have changed, nothing is built, so that a nightly job is cheap.
+Killed at any moment, build leaves the generation that was current as it was.`,
+		Example: `  netroot build debian-12
+  netroot build site.yaml --keep 5 --verify    # what a nightly job runs: promote only what boots`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, arg := range args {
+				if err := c.build(cmd.Context(), arg, f); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&f.mirror, "mirror", "", "take packages from this mirror instead of the recipe's or the host's")
+	cmd.Flags().StringVar(&f.arch, "arch", "", "build for this architecture instead of the recipe's: "+strings.Join(recipe.Arches, ", "))
+	cmd.Flags().BoolVar(&f.locked, "locked", false, "build exactly the packages of the lock file beside the recipe")
+	cmd.Flags().BoolVar(&f.force, "force", false, "build even when nothing changed")
+	cmd.Flags().BoolVar(&f.verify, "verify", false, "boot the new generation in QEMU and make it current only when it is up")
+	cmd.Flags().IntVar(&f.jobs, "jobs", 0, "downloads and unpackings at a time (default: by processors)")
+	cmd.Flags().IntVar(&f.keep, "keep", 0, "remove all but this many generations afterwards (default: keep all)")
+	return cmd
+}
+
+func (c *cli) build(ctx context.Context, arg string, f buildFlags) error {
+	if f.keep < 0 || f.jobs < 0 {
+		return usageError{fmt.Errorf("--keep and --jobs take a positive number")}
+	}
+	r, lockPath, err := loadRecipe(arg, f.arch)
+	if err != nil {
+		return err
+	}
+	b, err := c.builder(f.mirror, f.jobs)
+	if err != nil {
+		return err
+	}
+	options := builder.Options{Force: f.force, Candidate: f.verify}
+	if f.locked {
+		if lockPath == "" {
+			return usageError{shippedHasNoLock(arg)}
+		}
+		if options.Locked, err = lock.Read(lockPath); err != nil {
+			return fmt.Errorf("%w; write it with: netroot lock %s", err, arg)
+		}
+	}
+	result, err := b.Build(ctx, r, options)
+	if err != nil {
+		return err
+	}
+	g := result.Generation
+	if result.New && f.verify {
+		if err := c.verify(ctx, b.Store, g.Ref(), verifyFlags{}); err != nil {
+			return fmt.Errorf("%s is published but not current: %w", g.Ref(), err)
+		}
+		if g, err = b.Store.SetCurrent(g.Ref()); err != nil {
+			return err
+		}
+	}
+	if f.keep > 0 {
+		if err := c.collect(b.Store, g.Image, f.keep); err != nil {
+			return err
+		}
+	}
+	if c.json {
+		return c.printJSON(struct {
+			generationSummary
+			New bool `json:"new"`
+		}{summaryOf(g), result.New})
+	}
+	if result.New {
+		fmt.Fprintf(c.stdout, "%s is published\n", g.Ref())
+		return nil
+	}
+	fmt.Fprintf(c.stdout, "%s is up to date\n", g.Ref())
+	if !g.Current {
+		fmt.Fprintf(c.stderr, "netroot: it is not the current generation; make it so with: netroot promote %s\n", g.Ref())
+	}
+	return nil
+}
+
+// builder makes a builder over the store.
+func (c *cli) builder(mirror string, jobs int) (*builder.Builder, error) {
+	s, err := c.openStore()
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.reporter()
+	if err != nil {
+		return nil, err
+	}
+	return &builder.Builder{Store: s, Mirror: mirror, Jobs: jobs, Progress: p, Log: c.logger(p)}, nil
+}
+
+// loadRecipe reads a recipe by file name or by the name of a shipped one. lockPath is where its lock file belongs, ""
+// for a shipped recipe.
+func loadRecipe(arg, arch string) (r *recipe.Recipe, lockPath string, err error) {
+	_, statErr := os.Stat(arg)
+	switch {
+	case statErr == nil || strings.ContainsRune(arg, '/') || strings.HasSuffix(arg, ".yaml"):
+		r, err = recipe.Load(arg)
+		lockPath = strings.TrimSuffix(arg, filepath.Ext(arg)) + ".lock"
+	default:
+		name := arg + ".yaml"
+		if _, err := fs.Stat(recipes.FS, name); err != nil {
+			return nil, "", usageError{fmt.Errorf("no file %s and no shipped recipe of that name; shipped are: %s", arg, strings.Join(recipes.Names(), ", "))}
+		}
+		r, err = recipe.LoadFS(recipes.FS, name)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if arch != "" {
+		if err := r.SetArch(arch); err != nil {
+			return nil, "", usageError{fmt.Errorf("--arch: %w", err)}
+		}
+	}
+	return r, lockPath, nil
+}

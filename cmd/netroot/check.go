@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"netroot/builder/check"
+	"netroot/builder/image"
+	"netroot/builder/store"
+)
+
+func (c *cli) checkCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check IMAGE[@GENERATION]|FOLDER",
+		Short: "Look for what would keep a root from booting or working without a disk",
+		Long: `Runs the checks that build runs, on a published image or on any folder that holds a root.
+Exit code 3 means that at least one error was found.`,
+		Example: "  netroot check debian-12\n  netroot check /srv/roots/old",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			root, done, err := c.openRoot(args[0])
+			if err != nil {
+				return err
+			}
+			defer done()
+			findings := check.Run(root)
+			for _, f := range findings {
+				if c.json {
+					if err := c.printJSON(f); err != nil {
+						return err
+					}
+					continue
+				}
+				fmt.Fprintln(c.stdout, f)
+			}
+			if len(findings) == 0 {
+				fmt.Fprintf(c.stderr, "netroot: nothing is known to be wrong with %s\n", args[0])
+			}
+			return check.Fitness(args[0], findings)
+		},
+	}
+}
+
+// openRoot opens a root for reading: a folder when arg is the path of one (it holds a slash, or there is no such
+// image), else a generation in the store.
+func (c *cli) openRoot(arg string) (root fs.FS, done func() error, err error) {
+	info, statErr := os.Stat(arg)
+	isDir := statErr == nil && info.IsDir()
+	if strings.ContainsRune(arg, '/') || arg == "." {
+		if statErr != nil {
+			return nil, nil, fmt.Errorf("open root: %w", statErr)
+		}
+		if !isDir {
+			return nil, nil, fmt.Errorf("open root %s: it is neither a folder nor an image of the store", arg)
+		}
+		return os.DirFS(arg), func() error { return nil }, nil
+	}
+	s, err := c.openStore()
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := s.Resolve(arg)
+	if err != nil {
+		if isDir {
+			return os.DirFS(arg), func() error { return nil }, nil
+		}
+		return nil, nil, err
+	}
+	img, err := image.Open(g.Path(store.PartRoot))
+	if err != nil {
+		return nil, nil, err
+	}
+	return img.FS(), img.Close, nil
+}

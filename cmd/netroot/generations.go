@@ -1,0 +1,231 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"netroot/builder/atomicfile"
+	"netroot/builder/store"
+)
+
+// pruneAge is how long a cached package that no generation names lies untouched before gc removes it: the next build
+// may want it again.
+const pruneAge = 24 * time.Hour
+
+func (c *cli) diffCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "diff IMAGE[@GENERATION] IMAGE[@GENERATION]",
+		Short:   "Show which packages differ between two generations",
+		Example: "  netroot diff debian-12@3 debian-12",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			s, err := c.openStore()
+			if err != nil {
+				return err
+			}
+			var g [2]store.Generation
+			for i, ref := range args {
+				if g[i], err = s.Resolve(ref); err != nil {
+					return err
+				}
+			}
+			d := store.Diff(g[0], g[1])
+			if c.json {
+				return c.printJSON(d)
+			}
+			for _, p := range d.Removed {
+				fmt.Fprintf(c.stdout, "- %s %s %s\n", p.Name, p.Version, p.Arch)
+			}
+			for _, p := range d.Added {
+				fmt.Fprintf(c.stdout, "+ %s %s %s\n", p.Name, p.Version, p.Arch)
+			}
+			for _, ch := range d.Changed {
+				fmt.Fprintf(c.stdout, "  %s %s -> %s %s\n", ch.Name, ch.Old, ch.New, ch.Arch)
+			}
+			if d.Empty() {
+				fmt.Fprintf(c.stderr, "netroot: %s and %s have the same packages\n", g[0].Ref(), g[1].Ref())
+			}
+			return nil
+		},
+	}
+}
+
+func (c *cli) rollbackCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "rollback IMAGE[@GENERATION]",
+		Short:   "Make the generation before the current one, or the one named, current",
+		Long:    "Machines that run are not touched: they go on with the generation they booted. The next boot takes the one made current.",
+		Example: "  netroot rollback debian-12\n  netroot rollback debian-12@3",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			s, err := c.openStore()
+			if err != nil {
+				return err
+			}
+			ref := args[0]
+			if !strings.Contains(ref, "@") {
+				previous, err := s.Previous(ref)
+				if err != nil {
+					return err
+				}
+				ref = previous.Ref()
+			}
+			return c.setCurrent(s, ref)
+		},
+	}
+}
+
+func (c *cli) promoteCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "promote IMAGE[@GENERATION]",
+		Short:   "Make the newest generation, or the one named, current",
+		Example: "  netroot promote debian-12\n  netroot promote debian-12@4",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			s, err := c.openStore()
+			if err != nil {
+				return err
+			}
+			return c.setCurrent(s, args[0])
+		},
+	}
+}
+
+func (c *cli) setCurrent(s *store.Store, ref string) error {
+	g, err := s.SetCurrent(ref)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(summaryOf(g))
+	}
+	fmt.Fprintf(c.stdout, "%s is current\n", g.Ref())
+	return nil
+}
+
+func (c *cli) gcCommand() *cobra.Command {
+	var keep int
+	cmd := &cobra.Command{
+		Use:     "gc [IMAGE...]",
+		Short:   "Remove old generations and what nobody needs in the cache",
+		Long:    "The current generation, the newest, and those that a running server holds stay in any case.",
+		Example: "  netroot gc --keep 3",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if keep < 1 {
+				return usageError{fmt.Errorf("--keep %d: at least one generation stays", keep)}
+			}
+			s, err := c.openStore()
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				if args, err = s.Images(); err != nil {
+					return err
+				}
+			}
+			for _, name := range args {
+				if err := c.collect(s, name, keep); err != nil {
+					return err
+				}
+			}
+			pruned, err := s.PruneCache(cmd.Context(), nil, pruneAge)
+			if err != nil {
+				return err
+			}
+			if pruned.Entries > 0 {
+				fmt.Fprintf(c.stderr, "netroot: removed %d packages from the cache\n", pruned.Entries)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&keep, "keep", 3, "generations of each image that stay")
+	return cmd
+}
+
+// collect removes old generations of one image and says which.
+func (c *cli) collect(s *store.Store, name string, keep int) error {
+	removed, err := s.GC(name, keep)
+	for _, g := range removed {
+		if c.json {
+			if err := c.printJSON(summaryOf(g)); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(c.stdout, "removed %s\n", g.Ref())
+	}
+	return err
+}
+
+func (c *cli) exportCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export IMAGE[@GENERATION] FOLDER",
+		Short: "Copy a generation's files out of the store",
+		Long: `Copies root.erofs, vmlinuz, initrd.img and image.json into a folder, for another server or another tool.
+Every file is checked against its SHA-256 first, and appears whole or not at all.`,
+		Example: "  netroot export debian-12 /srv/debian-12",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := c.openStore()
+			if err != nil {
+				return err
+			}
+			g, err := s.Resolve(args[0])
+			if err != nil {
+				return err
+			}
+			release, err := g.Hold()
+			if err != nil {
+				return err
+			}
+			defer release()
+			if err := g.Verify(cmd.Context()); err != nil {
+				return err
+			}
+			return exportGeneration(g, args[1])
+		},
+	}
+}
+
+// exportGeneration copies the parts and, last, the manifest: a folder with image.json in it is complete.
+func exportGeneration(g store.Generation, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("export %s: %w", g.Ref(), err)
+	}
+	var names []string
+	for name := range g.Manifest.Parts {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range append(names, store.ManifestName) {
+		if err := copyFile(g.Path(name), filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("export %s: %w", g.Ref(), err)
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	// A root holds password hashes: the copy is as closed as the original.
+	out, err := atomicfile.Create(to, 0o640)
+	if err != nil {
+		return err
+	}
+	defer out.Abort()
+	if _, err := io.Copy(out, in); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	return out.Commit()
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// lineHandler writes a log record as one line for people: "netroot: MESSAGE key=value …", with the time left to
+// the journal that keeps it. Values that hold spaces or quotes are quoted.
+type lineHandler struct {
+	out    io.Writer
+	level  slog.Level
+	prefix string // attributes given with With, already formatted
+	mu     *sync.Mutex
+}
+
+func newLineHandler(out io.Writer, level slog.Level) *lineHandler {
+	return &lineHandler{out: out, level: level, mu: new(sync.Mutex)}
+}
+
+func (h *lineHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
+
+func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	b.WriteString("netroot: ")
+	if r.Level >= slog.LevelError {
+		b.WriteString("error: ")
+	} else if r.Level >= slog.LevelWarn {
+		b.WriteString("warning: ")
+	}
+	b.WriteString(r.Message)
+	b.WriteString(h.prefix)
+	r.Attrs(func(a slog.Attr) bool {
+		writeAttr(&b, a)
+		return true
+	})
+	b.WriteByte('\n')
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := io.WriteString(h.out, b.String())
+	return err
+}
+
+func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	var b strings.Builder
+	for _, a := range attrs {
+		writeAttr(&b, a)
+	}
+	with := *h
+	with.prefix += b.String()
+	return &with
+}
+
+// WithGroup leaves names as they are: no part of netroot groups its attributes.
+func (h *lineHandler) WithGroup(string) slog.Handler { return h }
+
+func writeAttr(b *strings.Builder, a slog.Attr) {
+	a.Value = a.Value.Resolve()
+	if a.Equal(slog.Attr{}) {
+		return
+	}
+	text := a.Value.String()
+	if a.Value.Kind() == slog.KindFloat64 {
+		text = strconv.FormatFloat(a.Value.Float64(), 'f', 2, 64)
+	}
+	if text == "" || strings.ContainsAny(text, " \t\n\"=") {
+		text = strconv.Quote(text)
+	}
+	fmt.Fprintf(b, " %s=%s", a.Key, text)
+}

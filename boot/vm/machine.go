@@ -1,0 +1,267 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// MachineConfig is a Machine to be switched on.
+type MachineConfig struct {
+	Spec     Spec
+	Networks []int     // one card on each of these networks of the Lab; default: one card on the first
+	NoReboot bool      // a reboot ends the machine
+	Console  io.Writer // gets a copy of every byte of the first serial line
+}
+
+// Machine is a running QEMU.
+type Machine struct {
+	Spec    Spec      // with the defaults filled in
+	PowerOn time.Time // when QEMU was started
+	Shell   *Shell    // the second serial line, where netroot.shell=ttyS1 puts a root shell
+	console *lineLog
+	errors  *lineLog // what QEMU itself said
+	proc    *Process
+	qmp     *qmp
+}
+
+// DefaultMAC is the address of a machine's first card when the Spec has none; 52:54:00 is QEMU's own prefix.
+var DefaultMAC = net.HardwareAddr{0x52, 0x54, 0x00, 0x6e, 0x72, 0x01}
+
+// Boot switches a machine on that has no disk and boots from the network.
+func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
+	spec := cfg.Spec.withDefaults("")
+	if spec.MAC == nil {
+		spec.MAC = DefaultMAC
+	}
+	if len(cfg.Networks) == 0 {
+		cfg.Networks = []int{0}
+	}
+	if err := need(spec.program()); err != nil {
+		return nil, err
+	}
+	var wires wires
+	defer wires.closeTheirs()
+	console, shell, control := wires.pair(), wires.pair(), wires.pair()
+	taps := make([]int, len(cfg.Networks))
+	for i, network := range cfg.Networks {
+		tap, err := l.openTap(network)
+		if err != nil {
+			wires.closeOurs()
+			return nil, fmt.Errorf("connect the machine: %w", err)
+		}
+		taps[i] = wires.give(tap)
+	}
+	if wires.err != nil {
+		wires.closeOurs()
+		return nil, fmt.Errorf("connect the machine: %w", wires.err)
+	}
+	path, err := lookPath(spec.program())
+	if err != nil {
+		wires.closeOurs()
+		return nil, err
+	}
+	m := &Machine{Spec: spec, console: newLineLog(), errors: newLineLog()}
+	m.console.copy = cfg.Console
+	cmd := exec.Command(path, qemuArgs(spec, cfg.NoReboot, console.theirs, shell.theirs, control.theirs, taps)...)
+	cmd.ExtraFiles = wires.theirs
+	cmd.Stderr = m.errors
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + l.dir}
+	m.PowerOn = time.Now()
+	if m.proc, err = l.Start(NSLab, cmd); err != nil {
+		wires.closeOurs()
+		return nil, err
+	}
+	go func() {
+		_, _ = io.Copy(m.console, console.ours)
+		_ = console.ours.Close()
+		_ = m.console.Close()
+	}()
+	go func() { <-m.proc.Done(); _ = m.errors.Close() }()
+	m.Shell = NewShell(shell.ours)
+	m.qmp = newQMP(control.ours)
+	return m, nil
+}
+
+// qemuArgs is the command line; the numbers are those of the inherited file descriptors.
+func qemuArgs(s Spec, noReboot bool, console, shell, control int, taps []int) []string {
+	accel := s.Accel
+	if accel == "tcg" {
+		accel = "tcg,thread=multi"
+	}
+	args := []string{
+		"-no-user-config", "-nodefaults", "-name", "netroot",
+		// graphics=off makes SeaBIOS, and through it the PXE ROM, talk on the first serial line as well.
+		"-machine", s.Machine + ",graphics=off", "-accel", accel,
+		"-cpu", s.CPU, "-smp", fmt.Sprint(s.CPUs), "-m", fmt.Sprint(s.Memory),
+		"-vga", "std", "-display", "none", "-rtc", "base=utc",
+		"-boot", "order=n",
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", console), "-serial", "chardev:console",
+		"-chardev", fmt.Sprintf("socket,id=shell,fd=%d", shell), "-serial", "chardev:shell",
+		"-chardev", fmt.Sprintf("socket,id=control,fd=%d", control), "-mon", "chardev=control,mode=control",
+	}
+	for i, fd := range taps {
+		mac := append(net.HardwareAddr(nil), s.MAC...)
+		mac[5] += byte(i)
+		args = append(args,
+			"-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, fd),
+			"-device", fmt.Sprintf("%s,netdev=net%d,mac=%s", s.NIC, i, mac))
+	}
+	if noReboot {
+		args = append(args, "-no-reboot")
+	}
+	return args
+}
+
+// openTap makes a tap on the bridge of a network. It vanishes with its last descriptor: QEMU's.
+func (l *Lab) openTap(network int) (*os.File, error) {
+	if network < 0 || network >= len(l.cfg.Networks) {
+		return nil, fmt.Errorf("the lab has no network %d", network)
+	}
+	var file *os.File
+	err := l.Do(NSLab, func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "tap%d" // the kernel picks the number
+		tap := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,
+			Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
+		if err := netlink.LinkAdd(tap); err != nil {
+			return fmt.Errorf("add a tap (needs /dev/net/tun): %w", err)
+		}
+		file = tap.Fds[0]
+		return enslave(tap.Name, bridgeName(network))
+	})
+	if err != nil && file != nil {
+		file.Close()
+	}
+	return file, err
+}
+
+// wires collects the descriptors that QEMU inherits, from 3 on, and our ends of them.
+type wires struct {
+	theirs []*os.File
+	ours   []net.Conn
+	err    error
+}
+
+type wire struct {
+	ours   net.Conn
+	theirs int
+}
+
+func (w *wires) give(f *os.File) int {
+	w.theirs = append(w.theirs, f)
+	return 2 + len(w.theirs)
+}
+
+// pair makes a connected pair of sockets: no path in the file system, no moment when nobody listens yet.
+func (w *wires) pair() wire {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		w.err = errors.Join(w.err, err)
+		return wire{}
+	}
+	f := os.NewFile(uintptr(fds[0]), "socketpair")
+	defer f.Close()
+	theirs := w.give(os.NewFile(uintptr(fds[1]), "socketpair"))
+	ours, err := net.FileConn(f)
+	if err != nil {
+		w.err = errors.Join(w.err, err)
+		return wire{}
+	}
+	w.ours = append(w.ours, ours)
+	return wire{ours: ours, theirs: theirs}
+}
+
+func (w *wires) closeTheirs() {
+	for _, f := range w.theirs {
+		f.Close()
+	}
+}
+
+func (w *wires) closeOurs() {
+	for _, c := range w.ours {
+		c.Close()
+	}
+}
+
+// Console is what the first serial line has shown so far, in complete lines.
+func (m *Machine) Console() []Line { return m.console.lines.all() }
+
+// ConsoleTail is the last n lines that are not empty.
+func (m *Machine) ConsoleTail(n int) []string { return m.console.tail(n) }
+
+// WaitConsole waits for a line that contains the text, at or after line number from (see Console).
+func (m *Machine) WaitConsole(ctx context.Context, from int, text string) (Line, error) {
+	line, _, err := m.console.lines.wait(ctx, from, func(l Line) bool { return strings.Contains(l.Text, text) })
+	if err != nil {
+		return line, fmt.Errorf("wait for %q on the console: %w%s", text, m.ended(err), m.tailText())
+	}
+	return line, nil
+}
+
+func (m *Machine) ended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return m.exitError()
+	}
+	return err
+}
+
+// exitError says why QEMU is gone.
+func (m *Machine) exitError() error {
+	said := strings.Join(m.errors.tail(3), "; ")
+	if _, err := m.proc.Exited(); err != nil {
+		return fmt.Errorf("the machine ended: %s: %w: %s", m.Spec.program(), err, said)
+	}
+	if said != "" {
+		return fmt.Errorf("the machine ended: %s", said)
+	}
+	return errors.New("the machine switched itself off")
+}
+
+func (m *Machine) tailText() string {
+	return "\n  the console's last lines:\n    " + strings.Join(m.ConsoleTail(25), "\n    ")
+}
+
+// Done is closed when the machine is off.
+func (m *Machine) Done() <-chan struct{} { return m.proc.Done() }
+
+// Wait waits until the machine is off.
+func (m *Machine) Wait(ctx context.Context) error {
+	select {
+	case <-m.Done():
+		_, err := m.proc.Exited()
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the machine to switch off: %w%s", ctx.Err(), m.tailText())
+	}
+}
+
+// PressPower presses the power button, Reset the reset button.
+func (m *Machine) PressPower(ctx context.Context) error { return m.qmp.execute(ctx, "system_powerdown") }
+
+// Reset presses the reset button.
+func (m *Machine) Reset(ctx context.Context) error { return m.qmp.execute(ctx, "system_reset") }
+
+// Stop pulls the plug.
+func (m *Machine) Stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if m.qmp.execute(ctx, "quit") == nil {
+		select {
+		case <-m.Done():
+		case <-ctx.Done():
+		}
+	}
+	_ = m.proc.Stop(2 * time.Second)
+	_ = m.qmp.conn.Close()
+	return m.Shell.Close()
+}

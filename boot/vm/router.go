@@ -1,0 +1,82 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// startRouter runs dnsmasq as the site's DHCP and DNS server. It is told nothing of PXE, TFTP or boot files.
+func (l *Lab) startRouter(ctx context.Context) error {
+	path, err := lookPath("dnsmasq")
+	if err != nil {
+		return err
+	}
+	log := newLineLog()
+	cmd := exec.Command(path, routerArgs(l.cfg)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	p, err := l.Start(NSRouter, cmd)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	go func() { <-p.Done(); log.Close() }()
+	// The DHCP socket is open before dnsmasq says this.
+	_, _, err = log.lines.wait(ctx, 0, func(s Line) bool { return strings.Contains(s.Text, "DHCP, IP range") })
+	if err != nil {
+		said := strings.TrimSpace(strings.Join(log.tail(5), "; "))
+		return fmt.Errorf("start the lab's DHCP server: %w: dnsmasq said %q", notStarted(err), said)
+	}
+	return nil
+}
+
+func notStarted(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("not ready after 20 s")
+	}
+	return errors.New("it ended")
+}
+
+// routerArgs is the command line of the site's DHCP and DNS server.
+func routerArgs(cfg Config) []string {
+	args := []string{
+		"--keep-in-foreground", "--log-facility=-", "--log-dhcp",
+		"--conf-file=/dev/null", "--no-resolv", "--no-hosts",
+		// Changing the user would clear the parent death signal (kernel/cred.c, commit_creds).
+		"--user=root", "--group=root",
+		"--pid-file=", "--leasefile-ro", // nothing on disk
+		"--no-ping", // else each offer waits 3 s for an echo of the address
+		"--dhcp-authoritative",
+		"--bind-interfaces", "--except-interface=lo",
+		"--domain=" + cfg.Domain, "--local=/" + cfg.Domain + "/",
+		// A router that announces itself and nothing else: iPXE's ROM waits 13 s for one before it goes on.
+		"--enable-ra",
+	}
+	for i, network := range cfg.Networks {
+		card := cardName(i)
+		lo, hi := hostAddr(network, 100).Addr(), hostAddr(network, 199).Addr()
+		args = append(args, "--interface="+card,
+			fmt.Sprintf("--dhcp-range=set:%s,%s,%s,%s,1h", card, lo, hi, netmask(network)),
+			fmt.Sprintf("--dhcp-option=tag:%s,option:router,%s", card, hostAddr(network, 2).Addr()),
+			fmt.Sprintf("--dhcp-option=tag:%s,option:dns-server,%s", card, hostAddr(network, 2).Addr()),
+			fmt.Sprintf("--dhcp-range=::,constructor:%s,ra-only", card),
+			fmt.Sprintf("--ra-param=%s,10,0", card),
+		)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Names)) {
+		args = append(args, "--host-record="+name+","+cfg.Names[name])
+	}
+	return args
+}
+
+func netmask(p netip.Prefix) netip.Addr {
+	m := ^uint32(0) << (32 - p.Bits())
+	return netip.AddrFrom4([4]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)})
+}

@@ -1,0 +1,203 @@
+// Package boot hands the generations of a store to machines on the network: it starts every listener, gives them all
+// the same policy, and stops them all when one fails.
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"netroot/boot/host"
+	"netroot/boot/httpd"
+	"netroot/boot/nfs"
+	"netroot/boot/proxydhcp"
+	"netroot/boot/tftp"
+	"netroot/boot/tftpboot"
+	"netroot/builder/store"
+)
+
+// Ports of the services; 0 turns a service off.
+type Ports struct {
+	DHCP, PXE int // 67 and 4011; both or none
+	TFTP      int // 69
+	HTTP      int // 80
+	NFS       int // 2049, NFS and MOUNT
+	Portmap   int // 111, only when nobody else has it
+}
+
+// DefaultPorts are the ones that firmware and clients expect.
+var DefaultPorts = Ports{DHCP: 67, PXE: 4011, TFTP: 69, HTTP: 80, NFS: 2049, Portmap: 111}
+
+// A Server serves one store by one policy.
+type Server struct {
+	Store      *store.Store
+	Policy     *host.Policy
+	Interfaces []string // empty: every one that has an IPv4 address
+	Ports      Ports
+	Log        *slog.Logger // one record per event; nil is silent
+}
+
+// A service is a listener that is open and the function that serves it until ctx ends.
+type service struct {
+	name  string
+	addr  net.Addr
+	serve func(ctx context.Context) error
+	close func() error
+}
+
+// Run opens every listener and serves until ctx ends, which is no error, or until one service fails. When a port
+// cannot be had nothing is served at all.
+func (s *Server) Run(ctx context.Context) error {
+	log := s.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.checkInterfaces(); err != nil {
+		return err
+	}
+	services, err := s.listen(ctx, log)
+	if err != nil {
+		return err
+	}
+	for _, sv := range services {
+		log.Info("listening", "service", sv.name, "address", sv.addr.String())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, sv := range services {
+		group.Go(func() error {
+			if err := sv.serve(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("serve %s: %w", sv.name, err)
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	log.Info("stopped")
+	return err
+}
+
+// checkInterfaces finds names of interfaces that do not exist: a typing error there would mean silence.
+func (s *Server) checkInterfaces() error {
+	for _, name := range s.Interfaces {
+		if _, err := net.InterfaceByName(name); err != nil {
+			var have []string
+			all, _ := net.Interfaces()
+			for _, i := range all {
+				have = append(have, i.Name)
+			}
+			return fmt.Errorf("interface %s: %w; this machine has %v", name, err, have)
+		}
+	}
+	return nil
+}
+
+func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []service, err error) {
+	defer func() {
+		if err != nil {
+			for _, sv := range services {
+				sv.close()
+			}
+		}
+	}()
+	tree := &tftpboot.Tree{Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
+	files := func(_, local netip.Addr) fs.FS { return tree.FS(local, interfaceOf(local)) }
+
+	if s.Ports.DHCP != 0 {
+		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Interfaces: s.Interfaces, Log: log, Config: s.dhcpConfig(tree)}
+		for _, port := range []int{s.Ports.DHCP, s.Ports.PXE} {
+			conn, err := proxydhcp.Listen(ctx, uint16(port), log)
+			if err != nil {
+				return services, err
+			}
+			services = append(services, service{"dhcp", conn.LocalAddr(), func(ctx context.Context) error { return dhcp.Serve(ctx, conn) }, conn.Close})
+		}
+	}
+	if s.Ports.TFTP != 0 {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: s.Ports.TFTP})
+		if err != nil {
+			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
+		}
+		t := &tftp.Server{FS: files, Interfaces: s.Interfaces, Log: log}
+		services = append(services, service{"tftp", conn.LocalAddr(), func(ctx context.Context) error { return t.Serve(ctx, conn) }, conn.Close})
+	}
+	if s.Ports.HTTP != 0 {
+		l, err := net.Listen("tcp4", ":"+strconv.Itoa(s.Ports.HTTP))
+		if err != nil {
+			return services, taken("HTTP", s.Ports.HTTP, "http", err)
+		}
+		h := &httpd.Server{FS: files, Log: log}
+		services = append(services, service{"http", l.Addr(), func(ctx context.Context) error { return h.Serve(ctx, l) }, l.Close})
+	}
+	if s.Ports.NFS != 0 {
+		l, err := net.Listen("tcp4", ":"+strconv.Itoa(s.Ports.NFS))
+		if err != nil {
+			return services, taken("NFS", s.Ports.NFS, "nfs", err)
+		}
+		n := &nfs.Server{Exports: &exports{store: s.Store}, Log: log}
+		services = append(services, service{"nfs", l.Addr(), func(ctx context.Context) error { return n.Serve(ctx, l) }, l.Close})
+		if pm, ok := s.portmap(n, log); ok {
+			services = append(services, pm)
+		}
+	}
+	return services, nil
+}
+
+// portmap opens port 111 for clients that ask where NFS is. Machines we boot never ask, so a port that is taken is no
+// reason to fail.
+func (s *Server) portmap(n *nfs.Server, log *slog.Logger) (service, bool) {
+	if s.Ports.Portmap == 0 {
+		return service{}, false
+	}
+	address := ":" + strconv.Itoa(s.Ports.Portmap)
+	l, err := net.Listen("tcp4", address)
+	if err == nil {
+		var pc net.PacketConn
+		if pc, err = net.ListenPacket("udp4", address); err == nil {
+			serve := func(ctx context.Context) error { return n.ServePortmap(ctx, l, pc, s.Ports.NFS) }
+			return service{"portmap", l.Addr(), serve, func() error { return errors.Join(l.Close(), pc.Close()) }}, true
+		}
+		l.Close()
+	}
+	log.Info("not served", "service", "portmap", "reason", err.Error())
+	return service{}, false
+}
+
+// taken explains an error of listen.
+func taken(name string, port int, flag string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("port %d for %s is taken by another program: %w; stop that one, give another --%s-port, or --no-%s", port, name, err, flag, flag)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("port %d for %s needs root: %w; run with sudo, or give another --%s-port", port, name, err, flag)
+	}
+	return fmt.Errorf("listen for %s: %w", name, err)
+}
+
+// interfaceOf names the interface that has a local address, "" when none has.
+func interfaceOf(local netip.Addr) string {
+	all, err := net.Interfaces()
+	if err != nil {
+		return ""
+	}
+	for _, i := range all {
+		addresses, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addresses {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == local {
+				return i.Name
+			}
+		}
+	}
+	return ""
+}

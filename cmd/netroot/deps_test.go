@@ -1,0 +1,87 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// The direction of imports is part of the design: a change flows from the recipe to the network and never back, and
+// the store is the hinge between what makes images and what serves them.
+func TestImportDirection(t *testing.T) {
+	imports := packageImports(t)
+	under := func(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, dir+"/") }
+
+	// What each layer may import of this module, besides the standard library and other people's.
+	sources := []string{"netroot/builder/apt", "netroot/builder/yum", "netroot/builder/iso", "netroot/builder/copytree"}
+	protocols := []string{"netroot/boot/proxydhcp", "netroot/boot/tftp", "netroot/boot/httpd", "netroot/boot/nfs"}
+	pure := []string{"netroot/builder/tree", "netroot/builder/lock", "netroot/builder/strictyaml", "netroot/builder/progress", "netroot/boot/pxelinux"}
+
+	for pkg, list := range imports {
+		for _, imp := range list {
+			if !under(imp, "netroot") {
+				continue
+			}
+			switch {
+			case under(imp, "netroot/cmd"):
+				t.Errorf("%s imports %s: nothing imports the command line", pkg, imp)
+			case under(pkg, "netroot/builder") && under(imp, "netroot/boot"):
+				t.Errorf("%s imports %s: what builds images knows nothing of serving them", pkg, imp)
+			case imp == "netroot/builder" && !under(pkg, "netroot/cmd"):
+				t.Errorf("%s imports %s: only the command line starts the pipeline", pkg, imp)
+			case imp == "netroot/boot" && !under(pkg, "netroot/cmd"):
+				t.Errorf("%s imports %s: only the command line starts the server", pkg, imp)
+			}
+			for _, set := range [][]string{sources, protocols} {
+				for _, a := range set {
+					for _, b := range set {
+						if a != b && under(pkg, a) && under(imp, b) {
+							t.Errorf("%s imports %s: these stand side by side and do not know each other", pkg, imp)
+						}
+					}
+				}
+			}
+			for _, p := range pure {
+				if pkg == p && imp != "netroot/builder/atomicfile" && imp != "netroot/builder/tree" {
+					t.Errorf("%s imports %s: it is meant to stand alone", pkg, imp)
+				}
+			}
+			if under(pkg, "netroot/boot") && under(imp, "netroot/builder") {
+				switch imp {
+				case "netroot/builder/store", "netroot/builder/image", "netroot/builder/strictyaml", "netroot/builder/atomicfile":
+				default:
+					t.Errorf("%s imports %s: of the builder, the server sees the store and its images only", pkg, imp)
+				}
+			}
+		}
+	}
+	if len(imports["netroot/builder"]) == 0 || len(imports["netroot/boot"]) == 0 {
+		t.Fatalf("go list found no imports of netroot/builder or netroot/boot; it found %d packages", len(imports))
+	}
+}
+
+// packageImports returns the direct imports of every package of the module.
+func packageImports(t *testing.T) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "netroot/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	imports := make(map[string][]string)
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return imports
+		} else if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		imports[p.ImportPath] = p.Imports
+	}
+}

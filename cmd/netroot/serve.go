@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"netroot/boot"
+	"netroot/boot/host"
+)
+
+// systemConfig and localConfig are where the policy is looked for when --config is not given.
+const (
+	systemConfig = "/etc/netroot/netroot.yaml"
+	localConfig  = "netroot.yaml"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	var interfaces []string
+	var noDHCP, noTFTP, noHTTP, noNFS bool
+	ports := boot.DefaultPorts
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Hand the store's images to machines: proxy-DHCP, TFTP, HTTP and NFS",
+		Long: `Answers machines that boot over the network, beside the DHCP server that is already there and without changing it:
+that one goes on giving out addresses, netroot only says what to boot and serves it.
+
+Without a policy file every machine on every interface is offered a menu of all images, the newest first.
+Each event is one line on standard error, or with --json one JSON object per line on standard output.`,
+		Example: `  netroot serve
+  netroot serve --interface eno1 --interface eno2 --config site.yaml
+  netroot serve --no-dhcp --no-tftp        # HTTP and NFS only, beside somebody else's proxy`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if noDHCP {
+				ports.DHCP, ports.PXE = 0, 0
+			}
+			if noTFTP {
+				ports.TFTP = 0
+			}
+			if noHTTP {
+				ports.HTTP = 0
+			}
+			if noNFS {
+				ports.NFS, ports.Portmap = 0, 0
+			}
+			return c.serve(cmd.Context(), interfaces, ports)
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&interfaces, "interface", nil, "answer on this interface only; may be repeated (default: those of the policy, else all)")
+	f.BoolVar(&noDHCP, "no-dhcp", false, "do not answer DHCP")
+	f.BoolVar(&noTFTP, "no-tftp", false, "do not serve TFTP")
+	f.BoolVar(&noHTTP, "no-http", false, "do not serve HTTP")
+	f.BoolVar(&noNFS, "no-nfs", false, "do not serve NFS")
+	f.IntVar(&ports.DHCP, "dhcp-port", ports.DHCP, "UDP port of proxy-DHCP")
+	f.IntVar(&ports.PXE, "pxe-port", ports.PXE, "UDP port of the PXE boot server")
+	f.IntVar(&ports.TFTP, "tftp-port", ports.TFTP, "UDP port of TFTP")
+	f.IntVar(&ports.HTTP, "http-port", ports.HTTP, "TCP port of HTTP")
+	f.IntVar(&ports.NFS, "nfs-port", ports.NFS, "TCP port of NFS and MOUNT")
+	f.IntVar(&ports.Portmap, "portmap-port", ports.Portmap, "port of the portmapper, left out when it is taken; 0 for none")
+	return cmd
+}
+
+func (c *cli) serve(ctx context.Context, interfaces []string, ports boot.Ports) error {
+	for name, port := range map[string]int{"dhcp": ports.DHCP, "pxe": ports.PXE, "tftp": ports.TFTP, "http": ports.HTTP, "nfs": ports.NFS, "portmap": ports.Portmap} {
+		if port < 0 || port > 65535 {
+			return usageError{fmt.Errorf("--%s-port %d: ports go from 1 to 65535", name, port)}
+		}
+	}
+	s, err := c.openStore()
+	if err != nil {
+		return err
+	}
+	policy, err := c.policy()
+	if err != nil {
+		return err
+	}
+	if len(interfaces) == 0 {
+		interfaces = policy.Interfaces
+	}
+	log := c.logger(c.stderr)
+	if c.json {
+		level := slog.LevelInfo
+		if c.verbose {
+			level = slog.LevelDebug
+		}
+		log = slog.New(slog.NewJSONHandler(c.stdout, &slog.HandlerOptions{Level: level}))
+	}
+	server := &boot.Server{Store: s, Policy: policy, Interfaces: interfaces, Ports: ports, Log: log}
+	return server.Run(ctx)
+}
+
+// policy reads the policy that --config names, else the first one found where it belongs, else the one that offers
+// everybody a menu.
+func (c *cli) policy() (*host.Policy, error) {
+	if c.configFile != "" {
+		return host.Load(c.configFile)
+	}
+	for _, path := range []string{systemConfig, localConfig} {
+		if _, err := os.Stat(path); err == nil {
+			return host.Load(path)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read policy: %w", err)
+		}
+	}
+	return host.Default(), nil
+}

@@ -52,6 +52,7 @@ type Lab struct {
 	log  *slog.Logger
 	dir  string
 	ns   map[string]*namespace
+	ra   net.PacketConn
 	mu   sync.Mutex
 	proc []*Process
 	done bool
@@ -111,6 +112,9 @@ func (l *Lab) open(ctx context.Context) error {
 				return fmt.Errorf("connect %s to network %s: %w", name, network, err)
 			}
 		}
+	}
+	if err := l.announce(); err != nil {
+		return err
 	}
 	return l.startRouter(ctx)
 }
@@ -239,6 +243,9 @@ func (l *Lab) Close() error {
 		wg.Go(func() { _ = p.Stop(5 * time.Second) })
 	}
 	wg.Wait()
+	if l.ra != nil {
+		l.ra.Close()
+	}
 	for _, ns := range l.ns {
 		if ns != nil {
 			ns.close()

@@ -246,7 +246,9 @@ func (m *Machine) Wait(ctx context.Context) error {
 }
 
 // PressPower presses the power button, Reset the reset button.
-func (m *Machine) PressPower(ctx context.Context) error { return m.qmp.execute(ctx, "system_powerdown") }
+func (m *Machine) PressPower(ctx context.Context) error {
+	return m.qmp.execute(ctx, "system_powerdown")
+}
 
 // Reset presses the reset button.
 func (m *Machine) Reset(ctx context.Context) error { return m.qmp.execute(ctx, "system_reset") }

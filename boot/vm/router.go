@@ -56,8 +56,6 @@ func routerArgs(cfg Config) []string {
 		"--dhcp-authoritative",
 		"--bind-interfaces", "--except-interface=lo",
 		"--domain=" + cfg.Domain, "--local=/" + cfg.Domain + "/",
-		// A router that announces itself and nothing else: iPXE's ROM waits 13 s for one before it goes on.
-		"--enable-ra",
 	}
 	for i, network := range cfg.Networks {
 		card := cardName(i)
@@ -66,8 +64,6 @@ func routerArgs(cfg Config) []string {
 			fmt.Sprintf("--dhcp-range=set:%s,%s,%s,%s,1h", card, lo, hi, netmask(network)),
 			fmt.Sprintf("--dhcp-option=tag:%s,option:router,%s", card, hostAddr(network, 2).Addr()),
 			fmt.Sprintf("--dhcp-option=tag:%s,option:dns-server,%s", card, hostAddr(network, 2).Addr()),
-			fmt.Sprintf("--dhcp-range=::,constructor:%s,ra-only", card),
-			fmt.Sprintf("--ra-param=%s,10,0", card),
 		)
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Names)) {

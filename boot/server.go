@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"syscall"
@@ -134,7 +133,7 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 		if err != nil {
 			return services, taken("HTTP", s.Ports.HTTP, "http", err)
 		}
-		h := &httpd.Server{FS: files, Log: log}
+		h := &httpd.Handler{FS: files, Log: log}
 		services = append(services, service{"http", l.Addr(), func(ctx context.Context) error { return h.Serve(ctx, l) }, l.Close})
 	}
 	if s.Ports.NFS != 0 {

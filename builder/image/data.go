@@ -16,7 +16,7 @@ type extent struct {
 
 // place works out where the data of the inode at byte offset at lies, and checks that all of it is inside the image.
 func (img *Image) place(r *rawInode, at int64) error {
-	r.dir, r.chunk = -1, -1
+	r.side = -1
 	r.attrOff, r.attrSize = at+r.coreSize, int32(r.headerSize-r.coreSize)
 	if at+r.headerSize > img.size {
 		return errors.New("is cut off by the end of the image")
@@ -43,8 +43,8 @@ func (img *Image) place(r *rawInode, at int64) error {
 			return errors.New("has inline data that crosses a block boundary")
 		}
 	case layoutChunkBased:
-		if r.IsDir() {
-			return errors.New("is a folder made of chunks")
+		if !r.IsRegular() {
+			return errors.New("is a folder or symlink made of chunks")
 		}
 		return img.placeChunks(r, at)
 	case 1, 3:
@@ -115,7 +115,7 @@ func (img *Image) placeChunks(r *rawInode, at int64) error {
 		}
 		list = append(list, extent{off, place})
 	}
-	r.chunk = int32(len(img.chunks))
+	r.side = int32(len(img.chunks))
 	img.chunks = append(img.chunks, list)
 	return nil
 }
@@ -126,13 +126,13 @@ func (img *Image) Extent(i *Inode, off int64) (place, n int64, ok bool) {
 	if off < 0 || off >= i.Size {
 		return 0, 0, false
 	}
-	if i.chunk < 0 {
+	if i.side < 0 || !i.IsRegular() {
 		if off < i.head {
 			return i.headOff + off, i.head - off, true
 		}
 		return i.tailOff + off - i.head, i.Size - off, true
 	}
-	list := img.chunks[i.chunk]
+	list := img.chunks[i.side]
 	lo, hi := 0, len(list)
 	for hi-lo > 1 {
 		if mid := int(uint(lo+hi) >> 1); list[mid].off <= off {
@@ -181,16 +181,26 @@ func (img *Image) readAt(i *Inode, p []byte, off int64, read func([]byte, int64)
 	return done, nil
 }
 
+// loadLink remembers the target of a symlink: there are few of them, and walking a path needs them again and again.
+func (img *Image) loadLink(i *Inode) error {
+	if img.budget -= i.Size; img.budget < 0 {
+		return errors.New("has a target that the image has no room for")
+	}
+	buf := make([]byte, i.Size)
+	if _, err := img.readAt(i, buf, 0, img.blocks.ReadAt); err != nil {
+		return fmt.Errorf("has an unreadable target: %w", err)
+	}
+	i.side = int32(len(img.links))
+	img.links = append(img.links, string(buf))
+	return nil
+}
+
 // Readlink is the target of a symlink.
 func (img *Image) Readlink(i *Inode) (string, error) {
 	if !i.IsSymlink() {
 		return "", fmt.Errorf("read link: inode %d of image %s is not a symlink", i.Nid, img.path)
 	}
-	buf := make([]byte, i.Size)
-	if _, err := img.ReadAt(i, buf, 0); err != nil {
-		return "", err
-	}
-	return string(buf), nil
+	return img.links[i.side], nil
 }
 
 // xattrPrefix are the name prefixes EROFS stores as numbers (EROFS_XATTR_INDEX_*).

@@ -20,6 +20,7 @@ type Image struct {
 	root   *Inode
 	byNid  map[uint64]*Inode
 	dirs   []directory
+	links  []string
 	chunks [][]extent
 	used   int64
 	blocks *blockCache // only while opening
@@ -37,11 +38,11 @@ type Inode struct {
 	Size     int64
 	Mtime    time.Time
 
-	// Bytes [0, head) of the data are at headOff of the image, the rest at tailOff; unless chunks says otherwise.
+	// Bytes [0, head) of the data are at headOff of the image, the rest at tailOff; unless it has a chunk map.
 	head, headOff, tailOff int64
 	attrOff                int64
 	attrSize               int32
-	dir, chunk             int32 // index into Image.dirs and Image.chunks, or -1
+	side                   int32 // index into dirs for a folder, links for a symlink, chunks for a file with a chunk map; else -1
 }
 
 // IsDir, IsRegular and IsSymlink tell the file types apart that matter to a reader.
@@ -93,8 +94,8 @@ func newImage(f *os.File, path string) (*Image, error) {
 	}
 	img.byNid = make(map[uint64]*Inode)
 	img.blocks = &blockCache{file: f, size: img.size}
-	// Entries are twelve bytes and chunk addresses at least four, so an honest image cannot hold more of them than
-	// this; a forged one whose folders share their blocks stops here instead of filling the memory.
+	// Entries, chunk addresses and symlink targets take their room in the image, so an honest one cannot hold more of
+	// them than this; a forged one whose folders share their blocks stops here instead of filling the memory.
 	img.budget = img.size
 	if err := img.walk(); err != nil {
 		return nil, err
@@ -123,7 +124,7 @@ func (img *Image) walk() error {
 }
 
 func (img *Image) addDir(self, parent *Inode) {
-	self.dir = int32(len(img.dirs))
+	self.side = int32(len(img.dirs))
 	img.dirs = append(img.dirs, directory{self: self, parent: parent})
 }
 
@@ -213,7 +214,7 @@ func (img *Image) readDir(n int) error {
 			return fmt.Errorf("%q is inode %d of type %#o, the entry says %#o", name, d.nid, child.Mode&modeType, d.typ)
 		}
 		if child.IsDir() {
-			if child.dir >= 0 {
+			if child.side >= 0 {
 				return fmt.Errorf("%q: folder inode %d has two names", name, d.nid)
 			}
 			img.addDir(child, self)
@@ -258,6 +259,11 @@ func (img *Image) load(nid uint64) (*Inode, error) {
 	}
 	img.slab = append(img.slab, raw.Inode)
 	i := &img.slab[len(img.slab)-1]
+	if i.IsSymlink() {
+		if err := img.loadLink(i); err != nil {
+			return nil, fmt.Errorf("inode %d %w", nid, err)
+		}
+	}
 	img.byNid[nid] = i
 	img.used += i.Size
 	return i, nil
@@ -294,26 +300,26 @@ func (img *Image) Inode(nid uint64) (*Inode, bool) {
 // Entries lists a folder, sorted by name bytewise; it is nil for anything else. The slice belongs to the image: the place of
 // an entry in it never changes, so that it can serve as a directory cookie.
 func (img *Image) Entries(dir *Inode) []Entry {
-	if dir.dir < 0 {
+	if !dir.IsDir() {
 		return nil
 	}
-	return img.dirs[dir.dir].entries
+	return img.dirs[dir.side].entries
 }
 
 // Parent is the folder that holds dir, the root for the root itself, and nil for anything that is not a folder.
 func (img *Image) Parent(dir *Inode) *Inode {
-	if dir.dir < 0 {
+	if !dir.IsDir() {
 		return nil
 	}
-	return img.dirs[dir.dir].parent
+	return img.dirs[dir.side].parent
 }
 
 // Lookup finds a name in a folder. "." and ".." are found too.
 func (img *Image) Lookup(dir *Inode, name string) (*Inode, bool) {
-	if dir.dir < 0 {
+	if !dir.IsDir() {
 		return nil, false
 	}
-	d := &img.dirs[dir.dir]
+	d := &img.dirs[dir.side]
 	switch name {
 	case ".":
 		return d.self, true

@@ -1,0 +1,128 @@
+package proxydhcp
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listen opens the UDP socket for Serve: port 67 or 4011, on every address, able to broadcast.
+//
+// A port 67 that another process here holds is shared when that process allows it (SO_REUSEADDR), as libvirt's dnsmasq on
+// its own bridge does: broadcasts then reach both. A warning names it, because if it listens on the same network it gets
+// the unicast requests of one of the two. Port 4011 is never shared. The error for a port that is taken names the process.
+func Listen(ctx context.Context, port uint16, log *slog.Logger) (*net.UDPConn, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	conn, err := listen(ctx, port, false)
+	switch {
+	case err == nil:
+		if port == portServer {
+			// Whoever starts later may share as well.
+			_ = control(conn, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+		}
+		return conn, nil
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("listen on UDP port %d: %w (run as root, or serve with --no-dhcp)", port, err)
+	case !errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
+	}
+	owner := portOwner(port)
+	if port == portServer {
+		if shared, err := listen(ctx, port, true); err == nil {
+			log.Warn("shared", "service", "dhcp", "reason", fmt.Sprintf("UDP port %d is also open in %s; if that one serves the same network, stop it", port, owner))
+			return shared, nil
+		}
+	}
+	return nil, fmt.Errorf("listen on UDP port %d: taken by %s (stop it, or serve with --no-dhcp)", port, owner)
+}
+
+func listen(ctx context.Context, port uint16, reuse bool) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) {
+			if failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1); failed == nil && reuse {
+				failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			}
+		})
+		return errors.Join(err, failed)
+	}}
+	conn, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+func control(conn *net.UDPConn, f func(fd int) error) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
+		return err
+	}
+	return failed
+}
+
+// portOwner names the process that holds a UDP port: "dnsmasq (pid 1234)", or "another process" when /proc does not tell.
+func portOwner(port uint16) string {
+	inodes := map[string]bool{}
+	f, err := os.Open("/proc/net/udp")
+	if err != nil {
+		return "another process"
+	}
+	defer f.Close()
+	for _, inode := range udpInodes(f, port) {
+		inodes["socket:["+inode+"]"] = true
+	}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	self := strconv.Itoa(os.Getpid())
+	for _, fd := range fds {
+		target, err := os.Readlink(fd)
+		if err != nil || !inodes[target] {
+			continue
+		}
+		pid := strings.Split(fd, "/")[2]
+		name, err := os.ReadFile("/proc/" + pid + "/comm")
+		switch {
+		case err != nil:
+			continue
+		case pid == self:
+			return "this very process"
+		}
+		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
+	}
+	return "another process"
+}
+
+// udpInodes returns the inodes of the sockets bound to port in a table laid out as /proc/net/udp (proc(5)):
+// "sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …" with addresses as HEX:PORT.
+func udpInodes(r io.Reader, port uint16) []string {
+	var found []string
+	sc := bufio.NewScanner(r)
+	for sc.Scan() {
+		f := strings.Fields(sc.Text())
+		if len(f) < 10 {
+			continue
+		}
+		_, hex, ok := strings.Cut(f[1], ":")
+		if n, err := strconv.ParseUint(hex, 16, 16); ok && err == nil && uint16(n) == port && f[9] != "0" {
+			found = append(found, f[9])
+		}
+	}
+	return found
+}

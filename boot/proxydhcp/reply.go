@@ -1,0 +1,198 @@
+package proxydhcp
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"netroot/boot/host"
+)
+
+// ErrSilent is wrapped by every reason for not answering that is nobody's mistake: the packet is for the site's own DHCP
+// server, or is not a boot request at all. Such packets are most of what port 67 sees, so they are no events.
+var ErrSilent = errors.New("not for a proxy")
+
+// Config is what the answer depends on beside the request, the decision and the local address.
+type Config struct {
+	// Loader names the boot file for an architecture of RFC 4578, "" when there is none to give. nil: pxelinux.0 for BIOS.
+	Loader func(arch uint16) string
+	// Script returns the URL of the script that iPXE clients get. nil: they get the loader of their architecture as
+	// everybody else, named by a tftp: URL.
+	Script func(local netip.Addr, mac net.HardwareAddr) string
+}
+
+// An Answer is a packet and where it goes.
+type Answer struct {
+	Packet []byte
+	To     netip.AddrPort // 255.255.255.255:68 means: out of the interface the request came in on
+	File   string         // the boot file named in it
+	Ack    bool           // DHCPACK, else DHCPOFFER
+}
+
+// Boots says whether the request is one this package could answer at all, before anybody decides who the machine is: nil,
+// an error that wraps ErrSilent, or an error that says why a machine that wants to boot cannot.
+func (r *Request) Boots(port uint16, local netip.Addr) error {
+	class := r.Class()
+	if len(class) >= len(httpClass) && class[:len(httpClass)] == httpClass {
+		return errors.New("the firmware asks for UEFI HTTP boot, which is not served: choose PXE (IPv4) in its boot menu")
+	}
+	if len(class) < len(pxeClass) || class[:len(pxeClass)] != pxeClass {
+		return fmt.Errorf("no PXE class in option 60: %w", ErrSilent)
+	}
+	if _, ok := r.Arch(); !ok {
+		return fmt.Errorf("no architecture in option 93: %w", ErrSilent)
+	}
+	if r.HLen == 0 {
+		return fmt.Errorf("no hardware address: %w", ErrSilent)
+	}
+	// Who carries the identifier of another server is talking to that one (RFC 2131, section 4.3.2).
+	if id := r.Options[optServerID]; len(id) == 4 && netip.AddrFrom4([4]byte(id)) != local {
+		return fmt.Errorf("meant for server %v: %w", netip.AddrFrom4([4]byte(id)), ErrSilent)
+	}
+	switch {
+	case r.Type == messageDiscover && port == portServer:
+		return nil
+	case r.Type == messageInform:
+		return nil
+	case r.Type == messageRequest && port == portBootServer:
+		return nil
+	case r.Type == messageRequest && (r.vendor(subBootItem) != nil || len(r.Options[optServerID]) == 4):
+		// Boot server discovery by broadcast (PXE 2.1, section 2.2.3) goes to port 67 and names an item; any other
+		// request there is the client taking the lease of the site's server.
+		return nil
+	}
+	return fmt.Errorf("message type %d on port %d: %w", r.Type, port, ErrSilent)
+}
+
+// Machine returns what policy is asked about.
+func (r *Request) Machine(iface string) host.Machine {
+	arch, _ := r.Arch()
+	return host.Machine{MAC: r.MAC, UUID: r.UUID(), Arch: arch, Interface: iface}
+}
+
+// Reply computes the answer to a request that came from the address from to the port port of a machine that its network
+// knows as local. It has no state and no side effect. The error is the reason for not answering: see Boots.
+func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, port uint16, c Config) (*Answer, error) {
+	if err := r.Boots(port, local); err != nil {
+		return nil, err
+	}
+	if d.Ignore {
+		if d.Reason == "" {
+			return nil, errors.New("ignored by configuration")
+		}
+		return nil, errors.New(d.Reason)
+	}
+	arch, _ := r.Arch()
+	file, err := c.bootFile(r, arch, local)
+	if err != nil {
+		return nil, err
+	}
+	if len(file) > maxHeaderFile {
+		return nil, fmt.Errorf("boot file name of %d bytes does not fit the packet, which holds %d: %s", len(file), maxHeaderFile, file)
+	}
+	m := reply{to: r, siaddr: local, file: file}
+	kind := byte(messageOffer)
+	if r.Type != messageDiscover {
+		kind = messageAck
+	}
+	switch r.Type {
+	case messageRequest:
+		// As dnsmasq answers: the address the client told is told back as its own.
+		m.yiaddr = r.CIAddr
+	case messageInform:
+		m.ciaddr = r.CIAddr // and yiaddr stays zero: RFC 2131, section 4.3.5
+	}
+	// The order is fixed: option 53 first, because there are ROMs that look no further for it.
+	m.options = []option{
+		{optMessageType, []byte{kind}},
+		{optServerID, local.AsSlice()},
+		{optClass, []byte(pxeClass)},
+	}
+	if id := r.Options[optMachineID]; len(id) == machineIDLen {
+		m.options = append(m.options, option{optMachineID, id}) // Intel ROMs send none and want none back
+	}
+	if v := vendorOptions(r, arch, kind); v != nil {
+		m.options = append(m.options, option{optVendor, v})
+	}
+	return &Answer{Packet: m.encode(), To: destination(r, from, port), File: file, Ack: kind == messageAck}, nil
+}
+
+// vendorOptions returns option 43. BIOS ROMs get "discovery control 8": no boot servers to look for and no menu, take the
+// file of this offer. UEFI gets none in an offer, because EDK2 before 2017 drops the first offer that has it and asks port
+// 4011 of one that has not. An acknowledgement repeats the boot item that was asked for (PXE 2.1, table 2-1, tag 71).
+func vendorOptions(r *Request, arch uint16, kind byte) []byte {
+	if kind == messageAck {
+		if item := r.vendor(subBootItem); len(item) == 4 {
+			return append(append([]byte{subBootItem, 4}, item...), optEnd)
+		}
+	}
+	if arch != archBIOS {
+		return nil
+	}
+	return []byte{subDiscovery, 1, skipDiscovery, optEnd}
+}
+
+// bootFile names what the client loads next.
+func (c Config) bootFile(r *Request, arch uint16, local netip.Addr) (string, error) {
+	if r.IPXE() && c.Script != nil {
+		return c.Script(local, r.MAC), nil
+	}
+	file := ""
+	switch {
+	case c.Loader != nil:
+		file = c.Loader(arch)
+	case arch == archBIOS:
+		file = defaultBootFile
+	}
+	if file == "" {
+		return "", fmt.Errorf("no boot loader for a machine of type %d (%s): set its firmware to legacy BIOS boot, or boot iPXE on it with `ipxe: script`",
+			arch, archName(arch))
+	}
+	if r.IPXE() {
+		return "tftp://" + local.String() + "/" + file, nil
+	}
+	return file, nil
+}
+
+// destination follows RFC 2131, section 4.1: to the relay if there was one, to the address of a client that has one, else to
+// everybody on the link. A proxy hands out no address, so a client that did not set the broadcast flag cannot be reached
+// in any other way either. What comes in on 4011 goes back to where it came from.
+func destination(r *Request, from netip.AddrPort, port uint16) netip.AddrPort {
+	everybody := netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), portClient)
+	switch {
+	case set(r.GIAddr):
+		return netip.AddrPortFrom(r.GIAddr, portServer)
+	case port == portBootServer && set(from.Addr()):
+		return from
+	case port == portBootServer && from.Port() != 0 && !set(r.CIAddr):
+		return netip.AddrPortFrom(everybody.Addr(), from.Port())
+	case r.Flags&broadcastFlag != 0 && r.Type == messageDiscover:
+		return everybody
+	case set(r.CIAddr):
+		return netip.AddrPortFrom(r.CIAddr, portClient)
+	}
+	return everybody
+}
+
+func set(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }
+
+// archName names the architectures of RFC 4578 and IANA's registry that are met in the field. 7 and 9 are swapped in
+// the RFC; both are x86-64.
+func archName(arch uint16) string {
+	switch arch {
+	case archBIOS:
+		return "x86 BIOS"
+	case 6:
+		return "32-bit x86 UEFI"
+	case 7, 9:
+		return "x86-64 UEFI"
+	case 10:
+		return "32-bit ARM UEFI"
+	case 11:
+		return "64-bit ARM UEFI"
+	case 15, 16, 17, 18, 19:
+		return "UEFI HTTP"
+	}
+	return "not x86"
+}

@@ -1,0 +1,320 @@
+// Package tftpboot makes the tree of files that machines load: the boot loader, its configuration for each machine, and the
+// kernels and initramfses of all generations.
+//
+//	pxelinux.0 ldlinux.c32 libcom32.c32 libutil.c32 menu.c32
+//	pxelinux.cfg/01-aa-bb-cc-dd-ee-ff    what this machine may boot
+//	pxelinux.cfg/default                 what an unknown machine may boot
+//	boot.ipxe, ipxe/01-aa-bb-…           the same for iPXE
+//	IMAGE/GENERATION/{vmlinuz,initrd.img}
+//
+// The same tree is served as an fs.FS, where the configuration is made when it is asked for, and written to a folder for
+// somebody else's TFTP server. The fs.FS opens only the names above, so nothing else of the store is in reach; it lists no
+// folders. A tree holds the address that its clients know the server by, so there is one per address.
+package tftpboot
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"netroot/boot/host"
+	"netroot/boot/pxelinux"
+	"netroot/builder/store"
+)
+
+// LoaderFiles are the parts of pxelinux that booting needs.
+var loaderFiles = []string{"pxelinux.0", "ldlinux.c32", "libcom32.c32", "libutil.c32", "menu.c32"}
+
+// LoaderFiles returns the names of the boot loader's files.
+func LoaderFiles() []string { return slices.Clone(loaderFiles) }
+
+const (
+	configDir  = "pxelinux.cfg"
+	scriptDir  = "ipxe"
+	bootScript = "boot.ipxe"
+	parts      = store.PartKernel + " " + store.PartInitramfs
+	ether      = "01-" // ARP's hardware type 1 in front of the address
+	maxOld     = 8     // older generations listed per image
+)
+
+// A Store is what is needed of builder/store.
+type Store interface {
+	Images() ([]string, error)
+	Generations(image string) ([]store.Generation, error)
+	Resolve(ref string) (store.Generation, error)
+}
+
+// A Tree makes the files from what the store holds and the policy says at that moment.
+type Tree struct {
+	Store  Store
+	Loader string // folder of the boot loader's files
+	// Decide says what a machine boots; a zero Machine is one that nobody knows.
+	Decide func(host.Machine) host.Decision
+	// NFSPort serves NFS and MOUNT; 0 means 2049.
+	NFSPort int
+	// HTTPPort is where iPXE loads from; 0 means it uses TFTP.
+	HTTPPort int
+}
+
+// FS returns the tree for the clients that know the server as server and come in on the interface iface.
+func (t *Tree) FS(server netip.Addr, iface string) fs.FS { return &view{t, server, iface} }
+
+type view struct {
+	tree   *Tree
+	server netip.Addr
+	iface  string
+}
+
+// Open implements fs.FS.
+func (v *view) Open(name string) (fs.File, error) {
+	f, err := v.open(name)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return f, nil
+}
+
+func (v *view) open(name string) (fs.File, error) {
+	if !fs.ValidPath(name) {
+		return nil, fs.ErrInvalid
+	}
+	dir, base, _ := strings.Cut(name, "/")
+	switch {
+	case slices.Contains(loaderFiles, name):
+		return v.tree.openLoader(name)
+	case name == bootScript:
+		return v.script(host.Machine{Interface: v.iface}, name)
+	case dir == configDir || dir == scriptDir:
+		m, ok := v.machine(base)
+		if !ok || dir == scriptDir && m.MAC == nil {
+			return nil, fs.ErrNotExist
+		}
+		if dir == scriptDir {
+			return v.script(m, name)
+		}
+		text, err := v.config(m)
+		return memFile(base, text), err
+	case strings.Count(name, "/") == 2:
+		return v.tree.openPart(dir, base)
+	}
+	return nil, fs.ErrNotExist
+}
+
+// machine reads the name of a configuration file.
+func (v *view) machine(name string) (host.Machine, bool) {
+	m := host.Machine{Interface: v.iface}
+	if name == "default" {
+		return m, true
+	}
+	rest, ok := strings.CutPrefix(name, ether)
+	mac, err := net.ParseMAC(rest)
+	if !ok || err != nil || len(mac) != 6 || fileName(mac) != name {
+		return m, false
+	}
+	m.MAC = mac
+	return m, true
+}
+
+// fileName is what pxelinux calls a machine: lower case, with dashes.
+func fileName(mac net.HardwareAddr) string {
+	return ether + strings.ReplaceAll(mac.String(), ":", "-")
+}
+
+func (t *Tree) openLoader(name string) (fs.File, error) {
+	f, err := os.Open(filepath.Join(t.Loader, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fs.ErrNotExist
+	}
+	return f, err
+}
+
+// openPart opens IMAGE/GENERATION/PART. Both names are resolved by the store, which takes nothing but the names it gave.
+func (t *Tree) openPart(image, rest string) (fs.File, error) {
+	gen, part, _ := strings.Cut(rest, "/")
+	n, err := strconv.Atoi(gen)
+	if err != nil || n < 1 || strconv.Itoa(n) != gen || !slices.Contains(strings.Fields(parts), part) {
+		return nil, fs.ErrNotExist
+	}
+	g, err := t.Store.Resolve(image + "@" + gen)
+	if err != nil {
+		if errors.Is(err, store.ErrNotFound) || store.ValidName(image) != nil {
+			return nil, fs.ErrNotExist
+		}
+		return nil, err
+	}
+	return os.Open(g.Path(part))
+}
+
+func (v *view) config(m host.Machine) (string, error) {
+	menu, err := v.menu(m)
+	if err != nil {
+		return "", err
+	}
+	return menu.Text()
+}
+
+func (v *view) script(m host.Machine, name string) (fs.File, error) {
+	menu, err := v.menu(m)
+	if err != nil {
+		return nil, err
+	}
+	text, err := menu.IPXEScript(v.base())
+	if err != nil {
+		return nil, err
+	}
+	if m.MAC == nil {
+		// Whoever did not come by our own offer still gets what is meant for this machine, if the server knows it.
+		text = strings.Replace(text, "#!ipxe\n", "#!ipxe\nchain "+v.base()+scriptDir+"/"+ether+"${netX/mac:hexhyp} ||\n", 1)
+	}
+	return memFile(name, text), nil
+}
+
+func (v *view) base() string {
+	if v.tree.HTTPPort == 0 {
+		return "tftp://" + v.server.String() + "/"
+	}
+	return "http://" + netip.AddrPortFrom(v.server, uint16(v.tree.HTTPPort)).String() + "/"
+}
+
+// ScriptURL returns what an iPXE client is offered as its boot file.
+func (t *Tree) ScriptURL(server netip.Addr, mac net.HardwareAddr) string {
+	v := &view{t, server, ""}
+	return v.base() + scriptDir + "/" + fileName(mac)
+}
+
+// menu turns the decision about a machine into what it may boot.
+func (v *view) menu(m host.Machine) (pxelinux.Menu, error) {
+	d := v.tree.Decide(m)
+	switch {
+	case d.Ignore:
+		return pxelinux.Menu{Local: true}, nil // it came here by another server's offer, and boots what it has
+	case d.Image != "":
+		g, err := v.tree.Store.Resolve(d.Image)
+		if err != nil {
+			return pxelinux.Menu{Title: "netroot", Local: true, Note: err.Error()}, nil
+		}
+		return pxelinux.Menu{Title: "netroot", Entries: []pxelinux.Entry{v.entry(g, d)}, Direct: true}, nil
+	}
+	return v.everything(d)
+}
+
+// everything lists all images, the one built last first, and their older generations.
+func (v *view) everything(d host.Decision) (pxelinux.Menu, error) {
+	menu := pxelinux.Menu{Title: "netroot " + v.server.String(), Local: true}
+	images, err := v.tree.Store.Images()
+	if err != nil {
+		return menu, err
+	}
+	var current, old []store.Generation
+	for _, image := range images {
+		gens, err := v.tree.Store.Generations(image)
+		if err != nil {
+			continue // gone since it was listed
+		}
+		slices.Reverse(gens)
+		listed := 0
+		for _, g := range gens {
+			switch {
+			case g.Err != nil:
+			case g.Current:
+				current = append(current, g)
+			case listed < maxOld:
+				old = append(old, g)
+				listed++
+			}
+		}
+	}
+	slices.SortStableFunc(current, func(a, b store.Generation) int { return b.Manifest.Created.Compare(a.Manifest.Created) })
+	for _, g := range current {
+		menu.Entries = append(menu.Entries, v.entry(g, d))
+	}
+	for _, g := range old {
+		e := v.entry(g, d)
+		e.Old = true
+		menu.Entries = append(menu.Entries, e)
+	}
+	if len(current) == 0 {
+		menu.Note = "No image is current. Make one: netroot build RECIPE"
+	}
+	return menu, nil
+}
+
+func (v *view) entry(g store.Generation, d host.Decision) pxelinux.Entry {
+	dir := g.Image + "/" + strconv.Itoa(g.Number) + "/"
+	return pxelinux.Entry{
+		Label:   g.Ref(),
+		Title:   g.Ref() + "  " + g.Manifest.Created.UTC().Format("2006-01-02 15:04"),
+		Kernel:  dir + store.PartKernel,
+		Initrd:  dir + store.PartInitramfs,
+		Cmdline: v.tree.Cmdline(v.server, g, d),
+	}
+}
+
+// Cmdline returns the kernel's arguments. The server is named by address, because the machine's own DHCP exchange is with
+// a server that knows nothing of this one; the exact generation is named, because root and kernel must match.
+func (t *Tree) Cmdline(server netip.Addr, g store.Generation, d host.Decision) []string {
+	port := t.NFSPort
+	if port == 0 {
+		port = 2049
+	}
+	args := []string{
+		fmt.Sprintf("root=nfs:%s:/%s:vers=3,proto=tcp,nolock,port=%d,mountport=%d", server, g.Ref(), port, port),
+		"ip=dhcp",
+	}
+	size := g.Manifest.OverlaySize
+	if size == "" {
+		size = "50%"
+	}
+	switch g.Manifest.Writable {
+	case "", "overlay":
+		args = append(args, "rd.overlay=tmpfs:size="+size)
+	case "bind":
+		args = append(args, "rd.overlay=bind:size="+size)
+	case "no":
+		args = append(args, "rd.overlay=no")
+	}
+	args = append(args, "netroot.image="+g.Ref())
+	if d.Name != "" {
+		args = append(args, "netroot.hostname="+d.Name)
+	}
+	args = append(args, g.Manifest.Cmdline...)
+	return append(args, d.Cmdline...)
+}
+
+// A text is a generated file.
+type text struct {
+	*bytes.Reader
+	name string
+}
+
+func memFile(name, content string) fs.File {
+	return &text{bytes.NewReader([]byte(content)), name}
+}
+
+func (f *text) Stat() (fs.FileInfo, error) { return textInfo{f.name, f.Reader.Size()}, nil }
+func (f *text) Close() error               { return nil }
+
+var _ io.ReadSeeker = (*text)(nil)
+
+// textInfo has no modification time: the text may be another one the next time.
+type textInfo struct {
+	name string
+	size int64
+}
+
+func (i textInfo) Name() string       { return i.name }
+func (i textInfo) Size() int64        { return i.size }
+func (i textInfo) Mode() fs.FileMode  { return 0o444 }
+func (i textInfo) ModTime() time.Time { return time.Time{} }
+func (i textInfo) IsDir() bool        { return false }
+func (i textInfo) Sys() any           { return nil }

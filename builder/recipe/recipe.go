@@ -1,0 +1,109 @@
+// Package recipe reads recipes: the YAML files that say what a diskless root is made of. Reading is pure, in that nothing is
+// downloaded and no root is touched; it looks only at the recipe, the files it includes and the files it copies from.
+//
+// Every fault of a recipe comes back as strictyaml.Errors, with file, line and column, and the line itself.
+//
+// Limits: apt is the only source that this build can install from. The other three (yum, iso, copy) are recognised, so that the
+// error names them, and refused. A file is copied from one file; folders and links are what hooks are for.
+package recipe
+
+import (
+	"io"
+	"io/fs"
+)
+
+// A Recipe is what one image is made of, with everything it includes already merged in.
+type Recipe struct {
+	Include  string   `yaml:"include" jsonschema_description:"A recipe to build upon: a file, relative to this one, or the name of a shipped recipe. What is said here overrides it; lists are appended to its lists."`
+	Name     string   `yaml:"name" jsonschema_description:"The image's name in the store, in menus and in NFS paths."`
+	Arch     string   `yaml:"arch" jsonschema_description:"What the machine's processor runs. i686 takes packages for i386, i586 and i686."`
+	From     From     `yaml:"from" jsonschema_description:"Where the files come from: exactly one source."`
+	Packages []string `yaml:"packages" jsonschema_description:"Packages to install, with what they depend on."`
+	Kernel   Kernel   `yaml:"kernel" jsonschema_description:"How the kernel is started."`
+	Root     Root     `yaml:"root" jsonschema_description:"How the machine sees its root."`
+	Hostname string   `yaml:"hostname" jsonschema_description:"The host name of a machine that neither netroot.yaml nor DHCP names; left out, the recipe's name."`
+	Users    []User   `yaml:"users" jsonschema_description:"Users to make, or to change when packages made them (root)."`
+	Files    []File   `yaml:"files" jsonschema_description:"Files to put into the root, replacing what packages put there."`
+	Services Services `yaml:"services" jsonschema_description:"Services to start at boot, or not to."`
+	Hooks    []Hook   `yaml:"hooks" jsonschema_description:"Scripts that are run in the root when all else is done, in this order."`
+
+	files []string // every recipe file that was read
+}
+
+// From is the source of the files.
+type From struct {
+	Apt  *Apt  `yaml:"apt" jsonschema_description:"Debian packages."`
+	Yum  *Yum  `yaml:"yum,any" jsonschema_description:"RPM packages. Not in this build of netroot."`
+	ISO  *ISO  `yaml:"iso,any" jsonschema_description:"A live or installation ISO. Not in this build of netroot."`
+	Copy *Copy `yaml:"copy,any" jsonschema_description:"An installed system. Not in this build of netroot."`
+}
+
+// Apt is a Debian archive.
+type Apt struct {
+	Suite      string   `yaml:"suite" jsonschema_description:"The release: bookworm."`
+	Components []string `yaml:"components" jsonschema_description:"The parts of the archive; left out, those of this host's own apt sources."`
+	Mirror     string   `yaml:"mirror" jsonschema_description:"Base URL of the archive (http, https or file); left out, that of this host's own apt sources."`
+	Keyring    string   `yaml:"keyring" jsonschema_description:"File of OpenPGP keys that may sign the archive, relative to this file; left out, this host's own apt keyrings."`
+}
+
+// Yum, ISO and Copy are sources that this build does not have.
+type (
+	Yum  struct{}
+	ISO  struct{}
+	Copy struct{}
+)
+
+// Kernel says how the kernel is started.
+type Kernel struct {
+	Cmdline []string `yaml:"cmdline" jsonschema_description:"Kernel parameters, one an item. One with a comma in it needs quotes inside [ ]."`
+}
+
+// Root says how the machine sees its root.
+type Root struct {
+	Writable string `yaml:"writable" jsonschema:"enum=overlay,enum=bind,enum=no" jsonschema_description:"overlay: changes go to memory (the default). bind: the same for kernels without overlayfs. no: read-only."`
+	Size     string `yaml:"size,literal" jsonschema_description:"Limit of the memory that changes may take: a share of the whole (50%, the default) or a size (512m, 2g)."`
+}
+
+// A File is put into the root.
+type File struct {
+	Path    string `yaml:"path" jsonschema:"required" jsonschema_description:"Absolute path in the root."`
+	Content string `yaml:"content" jsonschema_description:"What is in the file."`
+	Source  string `yaml:"source" jsonschema_description:"A file to copy, relative to this one."`
+	Mode    string `yaml:"mode,literal" jsonschema_description:"Permission bits in octal; left out, 0644."`
+	Owner   string `yaml:"owner" jsonschema_description:"user:group, by name or number; left out, root:root."`
+
+	sum  string // SHA-256 of what the source held when the recipe was read
+	open func() (fs.File, error)
+}
+
+// Open opens the bytes of a file that has a source.
+func (f *File) Open() (io.ReadCloser, error) { return f.open() }
+
+// Sum is the SHA-256, in hex, that the source's bytes had when the recipe was read; "" when the content is in the recipe.
+func (f *File) Sum() string { return f.sum }
+
+// A Hook is a script that is run in the root.
+type Hook struct {
+	Name   string `yaml:"name" jsonschema:"required" jsonschema_description:"What it is called in messages."`
+	Script string `yaml:"script" jsonschema:"required" jsonschema_description:"The script. Without #! it is run by /bin/sh -e."`
+}
+
+// A User is somebody who can own files and perhaps log in.
+type User struct {
+	Name     string   `yaml:"name" jsonschema:"required" jsonschema_description:"Login name."`
+	Password string   `yaml:"password" jsonschema_description:"A crypt(3) hash (mkpasswd -m yescrypt), or * for none; left out, a new user has none and an existing one keeps his."`
+	SSHKeys  []string `yaml:"ssh_keys" jsonschema_description:"Public keys that may log in, as in ~/.ssh/id_ed25519.pub."`
+	UID      *int     `yaml:"uid" jsonschema:"minimum=1,maximum=4294967294" jsonschema_description:"Number; left out, the next free one."`
+	Groups   []string `yaml:"groups" jsonschema_description:"Further groups; one that does not exist is made."`
+	Shell    string   `yaml:"shell" jsonschema_description:"Login shell; left out, the root's own default."`
+	Home     string   `yaml:"home" jsonschema_description:"Home folder; left out, /home/NAME."`
+}
+
+// Services are started at boot, or not.
+type Services struct {
+	Enable  []string `yaml:"enable" jsonschema_description:"Services to start at boot."`
+	Disable []string `yaml:"disable" jsonschema_description:"Services not to start at boot."`
+}
+
+// Paths lists every recipe file that was read: the named one first, then what it includes.
+func (r *Recipe) Paths() []string { return r.files }

@@ -1,0 +1,95 @@
+package recipe
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// hashes are the crypt(3) methods that a password may be hashed with: the strong ones of crypt(5), each in full. MD5 ($1$) and the
+// DES of old are left out: they are broken in minutes.
+var hashes = regexp.MustCompile(`^(` + strings.Join([]string{
+	`\$6\$(rounds=[0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{86}`,
+	`\$5\$(rounds=[0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{43}`,
+	`\$g?y\$[./0-9A-Za-z]+\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{43}`,
+	`\$7\$[./0-9A-Za-z]{11,97}\$[./0-9A-Za-z]{43}`,
+	`\$2[abxy]\$[0-9]{2}\$[./0-9A-Za-z]{53}`,
+}, `|`) + `)$`)
+
+// passwordHash says what is wrong with a password hash, if anything. "*" and "!" are no password at all; "!" before a hash locks it.
+func passwordHash(s string) error {
+	switch {
+	case s == "*" || s == "!" || s == "!!" || s == "!*":
+		return nil
+	case hashes.MatchString(strings.TrimPrefix(s, "!")):
+		return nil
+	case strings.HasPrefix(s, "$1$"):
+		return errors.New("an MD5 hash, which is broken in minutes")
+	case strings.HasPrefix(s, "$"):
+		return errors.New("a password hash that is cut short or of an unknown method")
+	}
+	return errors.New("not a password hash; a password itself has no place in a recipe")
+}
+
+// sshKey says what is wrong with a line of authorized_keys, if anything.
+func sshKey(s string) error {
+	switch {
+	case strings.Contains(s, "PRIVATE KEY"):
+		return errors.New("a private key, which must never leave its machine")
+	case strings.ContainsAny(strings.TrimRight(s, "\n"), "\n\r"):
+		return errors.New("more than one line: write each key as an item of its own")
+	}
+	_, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(s))
+	if err != nil || len(rest) > 0 {
+		return errors.New("not an SSH public key")
+	}
+	return nil
+}
+
+func (c *checker) users() {
+	first := map[string]string{}
+	uids := map[int]string{}
+	for i, u := range c.Users {
+		at := fmt.Sprintf("$.users[%d]", i)
+		c.word(at+".name", u.Name, userRE, "a login name: up to 32 lower-case letters, digits, hyphens and underscores, a letter first")
+		if j, twice := first[u.Name]; twice {
+			c.at(at+".name", "user %s is listed twice, first on line %d", u.Name, c.doc.Line(j))
+		}
+		first[u.Name] = at + ".name"
+
+		if c.given(at+".password", u.Password) {
+			if err := passwordHash(u.Password); err != nil {
+				c.at(at+".password", "%v", err).Hide().WithHint(`make one with: mkpasswd -m yescrypt; or "*" for none`)
+			}
+		}
+		for k, key := range u.SSHKeys {
+			if err := sshKey(key); err != nil {
+				c.at(fmt.Sprintf("%s.ssh_keys[%d]", at, k), "%v", err).Hide().WithHint("paste the line of a .pub file: ssh-ed25519 AAAA... comment")
+			}
+		}
+		if u.UID != nil {
+			switch id := *u.UID; {
+			case u.Name == "root":
+				c.at(at+".uid", "root has the number 0 and no other")
+			case id < 1 || id > 1<<32-2 || id == 65535:
+				c.at(at+".uid", "%d is not a number for a user", id)
+			case uids[id] != "":
+				c.at(at+".uid", "number %d is also that of the user on line %d", id, c.doc.Line(uids[id]))
+			default:
+				uids[id] = at
+			}
+		}
+		c.each(at+".groups", u.Groups, func(s string) error { return match(s, userRE, "the name of a group") })
+		for _, p := range []struct{ key, value string }{{".shell", u.Shell}, {".home", u.Home}} {
+			if c.doc.Has(at + p.key) {
+				c.rootPath(at+p.key, p.value)
+			}
+		}
+		if strings.ContainsAny(u.Shell+u.Home, ":") {
+			c.at(at, "a colon in the shell or home of %s: /etc/passwd cannot hold it", u.Name)
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package strictyaml
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Patterns of words that both recipes and netroot.yaml hold. They are written so that RE2 and the regular expressions of
+// JSON Schema (ECMA-262) read them alike.
+const (
+	// ImagePattern is the name of an image: a folder of the store, an NFS export, a word on the kernel command line.
+	ImagePattern = `^[a-z0-9][a-z0-9.-]{0,62}$`
+	// HostNamePattern is RFC 1123 section 2.1: letters, digits and hyphens, no hyphen at either end of a label.
+	HostNamePattern = `^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`
+	// ParameterPattern is one kernel parameter: no white space, except between double quotes, which the kernel honours
+	// (lib/cmdline.c, next_arg).
+	ParameterPattern = `^([^\s"]|"[^"\n\r]*")+$`
+)
+
+// maxHostName is HOST_NAME_MAX of Linux: sethostname(2) refuses more.
+const maxHostName = 64
+
+var (
+	imageRE     = regexp.MustCompile(ImagePattern)
+	hostNameRE  = regexp.MustCompile(HostNamePattern)
+	parameterRE = regexp.MustCompile(ParameterPattern)
+)
+
+// ImageName says what is wrong with the name of an image, if anything.
+func ImageName(s string) error {
+	if !imageRE.MatchString(s) {
+		return fmt.Errorf("%q cannot name an image: up to 63 lower-case letters, digits, dots and hyphens, a letter or digit first", s)
+	}
+	switch s {
+	case "menu", "ignore":
+		return fmt.Errorf("%q cannot name an image: netroot.yaml uses the word for something else", s)
+	case "pxelinux.cfg", "pxelinux.0", "boot.ipxe", "healthz":
+		return fmt.Errorf("%q cannot name an image: it is the name of a file that is served", s)
+	}
+	if strings.HasSuffix(s, ".c32") {
+		return fmt.Errorf("%q cannot name an image: modules of pxelinux are named so", s)
+	}
+	return nil
+}
+
+// HostName says what is wrong with the name of a machine, if anything.
+func HostName(s string) error {
+	switch {
+	case len(s) > maxHostName:
+		return fmt.Errorf("a host name of %d characters: Linux takes at most %d", len(s), maxHostName)
+	case strings.Contains(s, "_"):
+		return fmt.Errorf("%q is not a host name: RFC 1123 has no underscore, use a hyphen", s)
+	case !hostNameRE.MatchString(s):
+		return fmt.Errorf("%q is not a host name: RFC 1123 has letters, digits and hyphens, with dots between labels", s)
+	}
+	return nil
+}
+
+// KernelParameter says what is wrong with one item of a kernel command line, if anything. Parameters that netroot writes
+// itself are wrong: a second root= would win over the one that names the generation.
+func KernelParameter(s string) error {
+	if s == "" {
+		return errors.New("an empty kernel parameter")
+	}
+	if !parameterRE.MatchString(s) {
+		if strings.ContainsAny(s, " \t\n") {
+			return fmt.Errorf("%q is more than one kernel parameter: write each as an item of its own", s)
+		}
+		return fmt.Errorf("%q is not a kernel parameter", s)
+	}
+	key, _, _ := strings.Cut(s, "=")
+	switch {
+	case key == "root", key == "nfsroot", key == "initrd", key == "BOOTIF", key == "BOOT_IMAGE",
+		key == "netroot.image", key == "netroot.hostname":
+		return fmt.Errorf("%s= is written by netroot itself, for each generation and machine", key)
+	}
+	return nil
+}

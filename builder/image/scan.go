@@ -319,7 +319,7 @@ const (
 	// A file is kept sparse when that saves this much: a map costs every reader more than a run of blocks. In practice
 	// it is /var/log/lastlog, which is 292 GB long as soon as a user has the number 2^32-2.
 	sparseGain = 1 << 20
-	maxChunks  = 16384
+	maxChunks  = 1 << 16
 )
 
 // findHoles looks for holes when the file takes fewer blocks than its size needs.

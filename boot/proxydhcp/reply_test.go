@@ -1,0 +1,188 @@
+package proxydhcp
+
+import (
+	"errors"
+	"flag"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"netroot/boot/host"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var (
+	decision = host.Decision{}
+	here     = netip.MustParseAddr("10.77.0.3")
+	nobody   = netip.MustParseAddrPort("0.0.0.0:68")
+)
+
+// A question is a packet that comes in, and all its answer depends on.
+type question struct {
+	packet []byte
+	from   netip.AddrPort
+	port   uint16
+	config Config
+	to     string // where the answer goes
+}
+
+func scripts(local netip.Addr, mac net.HardwareAddr) string {
+	return "http://" + local.String() + ":80/ipxe/01-" + strings.ReplaceAll(mac.String(), ":", "-")
+}
+
+func efi(arch uint16) string {
+	if arch == 7 {
+		return "snponly.efi"
+	}
+	return ""
+}
+
+var questions = map[string]question{
+	"bios-discover":                        {discover().end(), nobody, 67, Config{}, "255.255.255.255:68"},
+	"bios-discover-without-broadcast-flag": {discover().flags(0).end(), nobody, 67, Config{}, "255.255.255.255:68"},
+	"intel-rom-without-uuid": {newClient(7).flags(0x8000).opt(53, 1).str(60, "PXEClient:Arch:00000:UNDI:002000").opt(93, 0, 0).opt(94, 1, 2, 0).end(),
+		nobody, 67, Config{}, "255.255.255.255:68"},
+	"bios-request-4011": {newClient(9).addr(12, "10.77.0.150").opt(53, 3).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).opt(97, uuid...).
+		opt(43, 71, 4, 0, 0, 0, 0, 255).end(), netip.MustParseAddrPort("10.77.0.150:4011"), 4011, Config{}, "10.77.0.150:4011"},
+	"ipxe-request-4011":       {bootServerRequest().end(), netip.MustParseAddrPort("10.77.0.150:68"), 4011, Config{}, "10.77.0.150:68"},
+	"bios-inform-67":          {newClient(8).addr(12, "10.77.0.150").opt(53, 8).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).end(), netip.MustParseAddrPort("10.77.0.150:68"), 67, Config{}, "10.77.0.150:68"},
+	"ipxe-discover":           {discover().str(77, "iPXE").opt(175, 0xb1, 5, 1, 0x80, 0x86, 0x10, 0x0e).end(), nobody, 67, Config{}, "255.255.255.255:68"},
+	"ipxe-discover-script":    {discover().str(77, "iPXE").end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
+	"bios-discover-script":    {discover().end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
+	"relayed-discover":        {discover().addr(24, "192.168.5.1").end(), netip.MustParseAddrPort("192.168.5.1:67"), 67, Config{}, "192.168.5.1:67"},
+	"uefi-discover-loader":    {newClient(6).opt(53, 1).str(60, "PXEClient:Arch:00007:UNDI:003000").opt(93, 0, 7).opt(97, uuid...).end(), nobody, 67, Config{Loader: efi}, "255.255.255.255:68"},
+	"uefi-request-4011":       {newClient(6).opt(53, 3).str(60, "PXEClient:Arch:00007:UNDI:003000").opt(93, 0, 7).opt(97, uuid...).end(), netip.MustParseAddrPort("10.77.0.151:68"), 4011, Config{Loader: efi}, "10.77.0.151:68"},
+	"uefi-ipxe-script":        {newClient(6).opt(53, 1).str(60, "PXEClient:Arch:00007:UNDI:003010").opt(93, 0, 7).str(77, "iPXE").end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
+	"boot-server-broadcast67": {newClient(3).addr(12, "10.77.0.150").opt(53, 3).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).opt(43, 71, 4, 0, 0, 0, 0, 255).end(), netip.MustParseAddrPort("10.77.0.150:68"), 67, Config{}, "10.77.0.150:68"},
+}
+
+func TestReplies(t *testing.T) {
+	for name, q := range questions {
+		t.Run(name, func(t *testing.T) {
+			req, err := Parse(q.packet)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := Reply(req, decision, here, q.from, q.port, q.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.To.String() != q.to {
+				t.Errorf("goes to %v, want %v", a.To, q.to)
+			}
+			got := "to " + a.To.String() + "\n" + dump(t, a.Packet)
+			golden := filepath.Join("testdata", name+".txt")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got:\n%s\nwant:\n%s", got, want)
+			}
+			again, err := Reply(req, decision, here, q.from, q.port, q.config)
+			if err != nil || !slices.Equal(a.Packet, again.Packet) {
+				t.Error("the same question got another answer")
+			}
+		})
+	}
+}
+
+// What must not be answered, and whether anybody hears why.
+func TestNoAnswer(t *testing.T) {
+	pxe := func(kind byte) *client {
+		return newClient(1).opt(53, kind).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0)
+	}
+	tests := map[string]struct {
+		packet []byte
+		port   uint16
+		d      host.Decision
+		reason string // "" is silence
+	}{
+		"a laptop":                           {newClient(1).opt(53, 1).str(60, "MSFT 5.0").opt(55, 1, 3, 6).end(), 67, decision, ""},
+		"nothing known":                      {newClient(1).opt(53, 1).end(), 67, decision, ""},
+		"class without architecture":         {newClient(1).opt(53, 1).str(60, "PXEClient").end(), 67, decision, ""},
+		"the lease of the site's server":     {pxe(3).opt(54, 10, 77, 0, 2).opt(50, 10, 77, 0, 150).end(), 67, decision, ""},
+		"a lease of no server in particular": {pxe(3).opt(50, 10, 77, 0, 150).end(), 67, decision, ""},
+		"another boot server's":              {pxe(3).opt(54, 10, 77, 0, 9).opt(43, 71, 4, 0, 0, 0, 0).end(), 4011, decision, ""},
+		"release":                            {pxe(7).end(), 67, decision, ""},
+		"decline":                            {pxe(4).end(), 67, decision, ""},
+		"offer from a broken server":         {pxe(2).end(), 67, decision, ""},
+		"discover on 4011":                   {pxe(1).end(), 4011, decision, ""},
+		"BOOTP with a class":                 {newClient(1).str(60, "PXEClient:Arch:00000").end(), 67, decision, ""},
+		"ignored":                            {pxe(1).end(), 67, host.Decision{Ignore: true, Reason: "not listed"}, "not listed"},
+		"ignored without a reason":           {pxe(1).end(), 67, host.Decision{Ignore: true}, "ignored by configuration"},
+		"UEFI":                               {newClient(1).opt(53, 1).str(60, "PXEClient:Arch:00007").opt(93, 0, 7).end(), 67, decision, "no boot loader for a machine of type 7 (x86-64 UEFI)"},
+		"UEFI HTTP":                          {newClient(1).opt(53, 1).str(60, "HTTPClient:Arch:00016").opt(93, 0, 16).end(), 67, decision, "UEFI HTTP boot"},
+	}
+	for name, c := range tests {
+		req, err := Parse(c.packet)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		a, err := Reply(req, c.d, here, nobody, c.port, Config{})
+		switch {
+		case err == nil:
+			t.Errorf("%s was answered:\n%s", name, dump(t, a.Packet))
+		case errors.Is(err, ErrSilent) != (c.reason == ""):
+			t.Errorf("%s: %v", name, err)
+		case !strings.Contains(err.Error(), c.reason):
+			t.Errorf("%s: %q does not say %q", name, err, c.reason)
+		}
+	}
+}
+
+func TestLongFileName(t *testing.T) {
+	req, _ := Parse(discover().end())
+	for n, ok := range map[int]bool{127: true, 128: false} {
+		a, err := Reply(req, decision, here, nobody, 67, Config{Loader: func(uint16) string { return strings.Repeat("a", n) }})
+		if (err == nil) != ok {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+		if err == nil && a.Packet[headerLen-1] != 0 {
+			t.Error("the file name is not terminated")
+		}
+	}
+}
+
+func TestPickLocal(t *testing.T) {
+	addrs := []netip.Prefix{netip.MustParsePrefix("169.254.3.4/16"), netip.MustParsePrefix("10.1.0.1/24"), netip.MustParsePrefix("10.2.0.1/24")}
+	for _, c := range []struct{ dst, client, want string }{
+		{"255.255.255.255", "0.0.0.0", "10.1.0.1"},
+		{"255.255.255.255", "10.2.0.77", "10.2.0.1"},
+		{"10.2.0.1", "0.0.0.0", "10.2.0.1"},
+		{"10.2.0.1", "10.1.0.9", "10.2.0.1"},
+		{"255.255.255.255", "172.16.0.1", "10.1.0.1"},
+	} {
+		if got, _ := pickLocal(addrs, netip.MustParseAddr(c.dst), netip.MustParseAddr(c.client)); got.String() != c.want {
+			t.Errorf("to %s from %s: %v, want %s", c.dst, c.client, got, c.want)
+		}
+	}
+	if a, ok := pickLocal(addrs[:1], here, here); !ok || a.String() != "169.254.3.4" {
+		t.Errorf("only a link-local address: %v", a)
+	}
+	if _, ok := pickLocal(nil, here, here); ok {
+		t.Error("an interface without addresses has one")
+	}
+}
+
+func TestUDPTable(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+  115: 00000000:0043 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4242 2 0000000000000000 0
+  116: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4243 2 0000000000000000 0
+garbage
+  117: 0302A8C0:0043 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4244 2 0000000000000000 0
+`
+	if got := udpInodes(strings.NewReader(table), 67); !slices.Equal(got, []string{"4242", "4244"}) {
+		t.Errorf("got %v", got)
+	}
+}

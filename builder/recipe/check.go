@@ -18,7 +18,9 @@ const (
 	suitePattern     = `^[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*$`
 	componentPattern = `^[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*$`
 	packagePattern   = `^[a-z0-9][a-z0-9+.-]+$` // Debian policy 5.6.1
-	pathPattern      = `^(/[^/\x00-\x1f]+)+$`
+	mirrorPattern    = `^(https?://[^/?#]+|file:(//)?/)[^?#]*$`
+	noDotsPattern    = `^/*(([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+|\.)(/+|$))*$` // no component is ".."
+	pathPattern      = `^(/([^/.\x00-\x1f][^/\x00-\x1f]*|\.[^/.\x00-\x1f][^/\x00-\x1f]*|\.\.[^/\x00-\x1f]+))+$`
 	modePattern      = `^(0o)?[0-7]{3,5}$`
 	ownerPattern     = `^([a-z_][a-z0-9_-]*|[0-9]+):([a-z_][a-z0-9_-]*|[0-9]+)$`
 	userPattern      = `^[a-z_][a-z0-9_-]{0,31}$`
@@ -152,11 +154,11 @@ func (c *checker) from() {
 	if c.given("$.from.apt.mirror", a.Mirror) {
 		switch u, err := url.Parse(a.Mirror); {
 		case err != nil || !slices.Contains([]string{"http", "https", "file"}, u.Scheme):
-			c.at("$.from.apt.mirror", "is not an http:, https: or file: URL").Hide()
+			c.at("$.from.apt.mirror", "is not an http:, https: or file: URL")
 		case u.Scheme != "file" && u.Host == "", u.Scheme == "file" && !strings.HasPrefix(u.Path, "/"):
-			c.at("$.from.apt.mirror", "is a URL without a host or an absolute path").Hide()
+			c.at("$.from.apt.mirror", "is a URL without a host or an absolute path")
 		case u.RawQuery != "" || u.Fragment != "":
-			c.at("$.from.apt.mirror", "is a URL with a query or a fragment, and is to be the base of other URLs").Hide()
+			c.at("$.from.apt.mirror", "is a URL with a query or a fragment, and is to be the base of other URLs")
 		}
 	}
 	if c.given("$.from.apt.keyring", a.Keyring) && c.noDots("$.from.apt.keyring", a.Keyring) {

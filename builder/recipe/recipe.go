@@ -91,8 +91,8 @@ type Hook struct {
 // A User is somebody who can own files and perhaps log in.
 type User struct {
 	Name     string   `yaml:"name" jsonschema:"required" jsonschema_description:"Login name."`
-	Password string   `yaml:"password" jsonschema_description:"A crypt(3) hash (mkpasswd -m yescrypt), or * for none; left out, a new user has none and an existing one keeps his."`
-	SSHKeys  []string `yaml:"ssh_keys" jsonschema_description:"Public keys that may log in, as in ~/.ssh/id_ed25519.pub."`
+	Password string   `yaml:"password,secret" jsonschema_description:"A crypt(3) hash (mkpasswd -m yescrypt), or * for none; left out, a new user has none and an existing one keeps his."`
+	SSHKeys  []string `yaml:"ssh_keys,secret" jsonschema_description:"Public keys that may log in, as in ~/.ssh/id_ed25519.pub."`
 	UID      *int     `yaml:"uid" jsonschema:"minimum=1,maximum=4294967294" jsonschema_description:"Number; left out, the next free one."`
 	Groups   []string `yaml:"groups" jsonschema_description:"Further groups; one that does not exist is made."`
 	Shell    string   `yaml:"shell" jsonschema_description:"Login shell; left out, the root's own default."`

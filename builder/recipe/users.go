@@ -9,22 +9,23 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// hashes are the crypt(3) methods that a password may be hashed with: the strong ones of crypt(5), each in full. MD5 ($1$) and the
-// DES of old are left out: they are broken in minutes.
-var hashes = regexp.MustCompile(`^(` + strings.Join([]string{
-	`\$6\$(rounds=[0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{86}`,
-	`\$5\$(rounds=[0-9]+\$)?[^$:\n]{1,16}\$[./0-9A-Za-z]{43}`,
-	`\$g?y\$[./0-9A-Za-z]+\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{43}`,
-	`\$7\$[./0-9A-Za-z]{11,97}\$[./0-9A-Za-z]{43}`,
-	`\$2[abxy]\$[0-9]{2}\$[./0-9A-Za-z]{53}`,
-}, `|`) + `)$`)
+// hashPattern is a hash of a crypt(3) method that a password may be hashed with: the strong ones of crypt(5), each in full. MD5 ($1$) and
+// the DES of old are left out: they are broken in minutes.
+const hashPattern = `(\$6\$(rounds=[0-9]+\$)?[^$:\s]{1,16}\$[./0-9A-Za-z]{86}` +
+	`|\$5\$(rounds=[0-9]+\$)?[^$:\s]{1,16}\$[./0-9A-Za-z]{43}` +
+	`|\$g?y\$[./0-9A-Za-z]+\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{43}` +
+	`|\$7\$[./0-9A-Za-z]{11,97}\$[./0-9A-Za-z]{43}` +
+	`|\$2[abxy]\$[0-9]{2}\$[./0-9A-Za-z]{53})`
 
-// passwordHash says what is wrong with a password hash, if anything. "*" and "!" are no password at all; "!" before a hash locks it.
+// passwordPattern adds to the hashes what is no password at all (*, !), and a hash that is locked (!HASH).
+const passwordPattern = `^([*!]|!!|!\*|!?` + hashPattern + `)$`
+
+var passwordRE = regexp.MustCompile(passwordPattern)
+
+// passwordHash says what is wrong with a password hash, if anything.
 func passwordHash(s string) error {
 	switch {
-	case s == "*" || s == "!" || s == "!!" || s == "!*":
-		return nil
-	case hashes.MatchString(strings.TrimPrefix(s, "!")):
+	case passwordRE.MatchString(s):
 		return nil
 	case strings.HasPrefix(s, "$1$"):
 		return errors.New("an MD5 hash, which is broken in minutes")
@@ -62,12 +63,12 @@ func (c *checker) users() {
 
 		if c.given(at+".password", u.Password) {
 			if err := passwordHash(u.Password); err != nil {
-				c.at(at+".password", "%v", err).Hide().WithHint(`make one with: mkpasswd -m yescrypt; or "*" for none`)
+				c.at(at+".password", "%v", err).WithHint(`make one with: mkpasswd -m yescrypt; or "*" for none`)
 			}
 		}
 		for k, key := range u.SSHKeys {
 			if err := sshKey(key); err != nil {
-				c.at(fmt.Sprintf("%s.ssh_keys[%d]", at, k), "%v", err).Hide().WithHint("paste the line of a .pub file: ssh-ed25519 AAAA... comment")
+				c.at(fmt.Sprintf("%s.ssh_keys[%d]", at, k), "%v", err).WithHint("paste the line of a .pub file: ssh-ed25519 AAAA... comment")
 			}
 		}
 		if u.UID != nil {

@@ -21,7 +21,11 @@ func (d *Document) Decode(v any) error {
 	clear(d.places)
 	clear(d.anchors)
 	w := walker{doc: d}
+	d.secrets = nil
 	w.value(d.root, p.Elem(), "$", options{})
+	for _, e := range w.errs {
+		e.Source = d.line(e.Line)
+	}
 	return Join(w.errs...)
 }
 
@@ -33,8 +37,8 @@ type walker struct {
 
 // options are the words behind a field's name in its tag.
 type options struct {
-	literal, one, any bool
-	enum              []string
+	literal, one, any, secret bool
+	enum                      []string
 }
 
 // A field is one key that a struct knows.
@@ -58,6 +62,7 @@ func fields(t reflect.Type) []field {
 		k.literal = slices.Contains(words[1:], "literal")
 		k.one = slices.Contains(words[1:], "one")
 		k.any = slices.Contains(words[1:], "any")
+		k.secret = slices.Contains(words[1:], "secret")
 		for _, word := range strings.Split(f.Tag.Get("jsonschema"), ",") {
 			k.required = k.required || word == "required"
 			if v, ok := strings.CutPrefix(word, "enum="); ok {
@@ -97,6 +102,9 @@ func (w *walker) value(n ast.Node, v reflect.Value, path string, o options) {
 	if _, null := n.(*ast.NullNode); null {
 		w.fail(n, "no value").WithHint("give it %s, or take the key away", wanted(v, o))
 		return
+	}
+	if _, list := n.(*ast.SequenceNode); o.secret && !list {
+		w.doc.secrets = append(w.doc.secrets, nodePosition(n))
 	}
 	switch v.Kind() {
 	case reflect.Struct:
@@ -198,7 +206,7 @@ func (w *walker) mapping(n ast.Node, v reflect.Value, path string) {
 }
 
 func (w *walker) list(n ast.Node, v reflect.Value, path string, o options) {
-	item := options{literal: o.literal, enum: o.enum}
+	item := options{literal: o.literal, secret: o.secret, enum: o.enum}
 	seq, ok := n.(*ast.SequenceNode)
 	if !ok {
 		if !o.one {
@@ -291,7 +299,11 @@ func (w *walker) scalar(n ast.Node, v reflect.Value, o options) {
 
 // mismatch reports a value of the wrong kind.
 func (w *walker) mismatch(n ast.Node, v reflect.Value, o options) {
-	e := w.fail(n, "%s, where %s belongs", kind(n), wanted(v, o))
+	is := kind(n)
+	if _, scalar := n.(ast.ScalarNode); scalar && o.secret {
+		is = "something else"
+	}
+	e := w.fail(n, "%s, where %s belongs", is, wanted(v, o))
 	switch n.(type) {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		// Left without a hint inside a list: the comma may be what is wrong.
@@ -299,7 +311,7 @@ func (w *walker) mismatch(n ast.Node, v reflect.Value, o options) {
 			e.WithHint("put it in quotes to make it a text")
 		}
 	case *ast.StringNode:
-		if v.Kind() == reflect.Slice {
+		if v.Kind() == reflect.Slice && !o.secret {
 			e.WithHint("write [%s]", n.GetToken().Value)
 		}
 	}
@@ -312,7 +324,7 @@ func wanted(v reflect.Value, o options) string {
 		for _, f := range fields(v.Type()) {
 			names = append(names, f.name)
 		}
-		return "a mapping with keys of " + strings.Join(names, ", ")
+		return "a mapping with the keys " + strings.Join(names, ", ")
 	case reflect.Slice:
 		if o.one {
 			return "a text or a list of texts"

@@ -67,15 +67,6 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 	return e
 }
 
-// Hide replaces the value in the line that is shown, because it may be a secret: error texts end up in logs.
-func (e *Error) Hide() *Error {
-	runes := []rune(e.Source)
-	if n := e.Column - 1; n >= 0 && n < len(runes) {
-		e.Source = string(runes[:n]) + "(not shown)"
-	}
-	return e
-}
-
 // Errors are all faults found, in the order of the files' lines. It is never empty when it is returned as an error.
 // Everything that is wrong with what a user wrote comes back as this one type, so that a program can tell it from
 // a failure of its own.

@@ -12,7 +12,7 @@
 // that is not a text are errors; anchors and aliases work. Files over 1 MiB are refused.
 //
 // Further words in the tag: "literal" takes a number or boolean as the text it is written as (mode: 0644), "one" lets a list
-// be a single value, "any" keeps nothing but the place. `jsonschema:"required"` makes a key of a nested struct mandatory, and
+// be a single value, "any" keeps nothing but the place, "secret" keeps the value out of every message. `jsonschema:"required"` makes a key of a nested struct mandatory, and
 // `jsonschema:"enum=a,enum=b"` lists its words; the same tags make the JSON Schema.
 package strictyaml
 
@@ -44,6 +44,7 @@ type Document struct {
 	root    ast.Node
 	anchors map[string]ast.Node
 	places  map[string]place
+	secrets []position // where values stand that must not be shown
 }
 
 // A place is where a value and its key stand in the file.
@@ -201,9 +202,23 @@ func (d *Document) find(path string) place {
 func (d *Document) at(p position, format string, args ...any) *Error {
 	e := &Error{File: d.File, Line: max(p.line, 1), Column: max(p.column, 1), Msg: fmt.Sprintf(format, args...)}
 	if e.Line <= len(d.lines) {
-		e.Source = strings.TrimRight(d.lines[e.Line-1], " \t\r")
+		e.Source = d.line(e.Line)
 	}
 	return e
+}
+
+// line returns a line of the file, from 1, with stars from a secret on: what is printed ends up in logs.
+func (d *Document) line(number int) string {
+	runes := []rune(strings.TrimRight(d.lines[number-1], " \t\r"))
+	for _, s := range d.secrets {
+		if s.line != number {
+			continue
+		}
+		for i := s.column - 1; i < len(runes); i++ {
+			runes[i] = '*'
+		}
+	}
+	return string(runes)
 }
 
 func tokenPosition(t *token.Token) position {

@@ -1,0 +1,115 @@
+package recipe
+
+import (
+	"encoding/json"
+
+	"github.com/invopop/jsonschema"
+
+	"netroot/builder/strictyaml"
+)
+
+// Schema is the JSON Schema (draft 2020-12) of recipes, for editors. It is made of the same structs, tags and patterns that
+// Load reads with. It cannot express everything that Load checks: not what an include brings in, nor that two entries differ.
+func Schema() []byte {
+	r := jsonschema.Reflector{FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, ExpandedStruct: true, Anonymous: true}
+	s := r.Reflect(&Recipe{})
+	s.Title = "netroot recipe"
+	for _, refused := range []string{"Yum", "ISO", "Copy"} {
+		delete(s.Definitions, refused)
+	}
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		panic(err) // the structs are fixed
+	}
+	return append(data, '\n')
+}
+
+// property is a key of a schema that Go's struct has; the test of the schema meets every one.
+func property(s *jsonschema.Schema, key string) *jsonschema.Schema {
+	p, ok := s.Properties.Get(key)
+	if !ok {
+		panic("recipe: the schema has no key " + key)
+	}
+	return p
+}
+
+func text(s *jsonschema.Schema, key, pattern string) { property(s, key).Pattern = pattern }
+
+func items(s *jsonschema.Schema, key, pattern string) {
+	p := property(s, key)
+	p.Items.Pattern = pattern
+	p.UniqueItems = true
+}
+
+// textOrNumber is for a text that YAML may also read as a number.
+func textOrNumber(s *jsonschema.Schema, key, pattern string) {
+	p := property(s, key)
+	p.Type = ""
+	p.OneOf = []*jsonschema.Schema{{Type: "string", Pattern: pattern}, {Type: "integer"}}
+}
+
+// JSONSchemaExtend adds what the struct's tags cannot say; so do the methods of the other types.
+func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "include", noDotsPattern)
+	text(s, "name", strictyaml.ImagePattern)
+	text(s, "hostname", strictyaml.HostNamePattern)
+	items(s, "packages", packagePattern)
+	for _, a := range arches {
+		property(s, "arch").Enum = append(property(s, "arch").Enum, a)
+	}
+	// Everything may come from what is included, except the name.
+	whole := &jsonschema.Schema{Required: []string{"arch", "from", "packages"}, Properties: jsonschema.NewProperties()}
+	suite := &jsonschema.Schema{Properties: jsonschema.NewProperties()}
+	suite.Properties.Set("apt", &jsonschema.Schema{Required: []string{"suite"}})
+	whole.Properties.Set("from", suite)
+	s.Required = []string{"name"}
+	s.AnyOf = []*jsonschema.Schema{{Required: []string{"include"}}, whole}
+}
+
+// JSONSchemaExtend leaves out the sources that this build refuses.
+func (From) JSONSchemaExtend(s *jsonschema.Schema) {
+	for _, key := range []string{"yum", "iso", "copy"} {
+		s.Properties.Delete(key)
+	}
+	s.Required = []string{"apt"}
+}
+
+func (Apt) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "suite", suitePattern)
+	text(s, "mirror", mirrorPattern)
+	text(s, "keyring", noDotsPattern)
+	items(s, "components", componentPattern)
+}
+
+func (Kernel) JSONSchemaExtend(s *jsonschema.Schema) {
+	items(s, "cmdline", strictyaml.ParameterPattern)
+}
+
+func (Root) JSONSchemaExtend(s *jsonschema.Schema) { text(s, "size", sizePattern) }
+
+func (File) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "path", pathPattern)
+	text(s, "source", noDotsPattern)
+	text(s, "owner", ownerPattern)
+	textOrNumber(s, "mode", modePattern)
+	s.OneOf = []*jsonschema.Schema{{Required: []string{"content"}}, {Required: []string{"source"}}}
+}
+
+func (Hook) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "name", hookPattern)
+	text(s, "script", `\S`)
+}
+
+func (User) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "name", userPattern)
+	text(s, "password", passwordPattern)
+	text(s, "shell", pathPattern)
+	text(s, "home", pathPattern)
+	items(s, "groups", userPattern)
+	property(s, "ssh_keys").Items.Pattern = `^[^\n]*(ssh-|ecdsa-|sk-)[^\n]*$`
+}
+
+func (Services) JSONSchemaExtend(s *jsonschema.Schema) {
+	items(s, "enable", servicePattern)
+	items(s, "disable", servicePattern)
+}

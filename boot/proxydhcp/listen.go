@@ -81,7 +81,7 @@ func control(conn *net.UDPConn, f func(fd int) error) error {
 // portOwner names the process that holds a UDP port: "dnsmasq (pid 1234)", or "another process" when /proc does not tell.
 func portOwner(port uint16) string {
 	inodes := map[string]bool{}
-	f, err := os.Open("/proc/net/udp")
+	f, err := os.Open("/proc/thread-self/net/udp")
 	if err != nil {
 		return "another process"
 	}

@@ -1,0 +1,199 @@
+package host
+
+import (
+	"errors"
+	"flag"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"netroot/builder/strictyaml"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const lab = `interfaces: [eno1, eno2]
+default: ignore
+hosts:
+  - name: vmegr
+    mac: ["00:20:38:03:37:6c", 00-20-38-03-37-6E]
+    image: slc68-v7768
+    cmdline: ["console=ttyS0,115200"]
+  - name: vmelas
+    mac: 0020.3803.3770
+    image: debian-12-i386@3
+  - {name: old, mac: 002038033772, image: debian-12, disabled: true}
+  - name: guest
+    mac: 00:20:38:03:37:74
+`
+
+func mac(s string) net.HardwareAddr {
+	m, err := net.ParseMAC(s)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+func TestDecide(t *testing.T) {
+	p, err := Parse("netroot.yaml", []byte(lab))
+	if err != nil {
+		t.Fatal(err)
+	}
+	menu, err := Parse("netroot.yaml", []byte("hosts: []\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := Parse("n.yaml", []byte("# site\ndefault: debian-12@7\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		policy *Policy
+		m      Machine
+		want   Decision
+	}{
+		{"listed", p, Machine{MAC: mac("00:20:38:03:37:6c"), Interface: "eno1"},
+			Decision{Name: "vmegr", Image: "slc68-v7768", Cmdline: []string{"console=ttyS0,115200"}, Reason: "00:20:38:03:37:6c is vmegr, listed in netroot.yaml:5"}},
+		{"second address", p, Machine{MAC: mac("00:20:38:03:37:6e"), Interface: "eno2"},
+			Decision{Name: "vmegr", Image: "slc68-v7768", Cmdline: []string{"console=ttyS0,115200"}, Reason: "00:20:38:03:37:6e is vmegr, listed in netroot.yaml:5"}},
+		{"pinned, no interface known", p, Machine{MAC: mac("00:20:38:03:37:70")},
+			Decision{Name: "vmelas", Image: "debian-12-i386@3", Reason: "00:20:38:03:37:70 is vmelas, listed in netroot.yaml:9"}},
+		{"disabled", p, Machine{MAC: mac("00:20:38:03:37:72")},
+			Decision{Ignore: true, Name: "old", Image: "debian-12", Reason: "00:20:38:03:37:72 is old, disabled in netroot.yaml:11"}},
+		{"listed without image", p, Machine{MAC: mac("00:20:38:03:37:74")},
+			Decision{Name: "guest", Reason: "00:20:38:03:37:74 is guest, listed in netroot.yaml:13"}},
+		{"unlisted", p, Machine{MAC: mac("02:00:00:00:00:01"), Interface: "eno1"},
+			Decision{Ignore: true, Reason: "02:00:00:00:00:01 is not listed, and default is ignore in netroot.yaml:2"}},
+		{"other interface", p, Machine{MAC: mac("00:20:38:03:37:6c"), Interface: "wlan0"},
+			Decision{Ignore: true, Reason: "00:20:38:03:37:6c came in on wlan0, which is not among the interfaces in netroot.yaml:1"}},
+		{"no address", p, Machine{}, Decision{Ignore: true, Reason: "a machine whose MAC address is not known is not listed, and default is ignore in netroot.yaml:2"}},
+		{"no default", menu, Machine{MAC: mac("02:00:00:00:00:01")}, Decision{Reason: "02:00:00:00:00:01 is not listed, and gets a menu"}},
+		{"default image", image, Machine{MAC: mac("02:00:00:00:00:01"), Interface: "any"},
+			Decision{Image: "debian-12@7", Reason: "02:00:00:00:00:01 is not listed, and default is debian-12@7 in n.yaml:2"}},
+		{"no file", Default(), Machine{MAC: mac("02:00:00:00:00:01")}, Decision{Reason: "02:00:00:00:00:01 gets a menu, as everybody without a netroot.yaml"}},
+		{"zero value", &Policy{}, Machine{MAC: mac("02:00:00:00:00:01")}, Decision{Reason: "02:00:00:00:00:01 gets a menu, as everybody without a netroot.yaml"}},
+	} {
+		if diff := cmp.Diff(c.want, c.policy.Decide(c.m)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// A caller may change what it got without changing what the next one gets.
+func TestDecisionIsACopy(t *testing.T) {
+	p, err := Parse("netroot.yaml", []byte(lab))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{MAC: mac("00:20:38:03:37:6c")}
+	p.Decide(m).Cmdline[0] = "changed"
+	if got := p.Decide(m).Cmdline[0]; got == "changed" {
+		t.Error("the policy was changed through a decision")
+	}
+}
+
+func TestParseMAC(t *testing.T) {
+	for _, s := range []string{
+		"00:20:38:03:37:6c", "00:20:38:03:37:6C", "00-20-38-03-37-6C", "0020.3803.376c", "002038-03376c", "00203803376C",
+		"01-00-20-38-03-37-6c", "0:20:38:3:37:6c", " 00:20:38:03:37:6c ", "00 20 38 03 37 6c",
+	} {
+		if got, err := ParseMAC(s); err != nil || got.String() != "00:20:38:03:37:6c" {
+			t.Errorf("%q: %v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{
+		"", ":", "00:20:38:03:37", "00:20:38:03:37:6c:00", "02-00-20-38-03-37-6c", "00:20:38:03:37:6g", "00:20:38:03:37:6cc", "0020.3803.376", "020:38:03:37:6c:00",
+		"ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:00", "0020380337", "日本",
+	} {
+		if got, err := ParseMAC(s); err == nil {
+			t.Errorf("%q is read as %v", s, got)
+		}
+	}
+}
+
+// Every bad file gives the text beside it, in testdata/golden.
+func TestBadFiles(t *testing.T) {
+	t.Chdir("testdata/bad")
+	files, err := filepath.Glob("*.yaml")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("%d bad files, %v", len(files), err)
+	}
+	for _, file := range files {
+		_, err := Load(file)
+		var list strictyaml.Errors
+		if !errors.As(err, &list) {
+			t.Errorf("%s: %v is not strictyaml.Errors", file, err)
+			continue
+		}
+		golden := filepath.Join("../golden", strings.TrimSuffix(file, ".yaml")+".txt")
+		got := err.Error() + "\n"
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), got); diff != "" {
+			t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
+		}
+	}
+}
+
+func TestLoadMissing(t *testing.T) {
+	_, err := Load(filepath.Join(t.TempDir(), "netroot.yaml"))
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v; the caller must be able to tell that there is no file", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(lab))
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := Parse("netroot.yaml", data)
+		if err != nil {
+			return
+		}
+		for _, h := range p.Hosts {
+			for _, m := range h.MACs {
+				if d := p.Decide(Machine{MAC: m}); d.Name != h.Name {
+					t.Errorf("%v of %s is decided as %+v", m, h.Name, d)
+				}
+			}
+		}
+	})
+}
+
+func FuzzParseMAC(f *testing.F) {
+	f.Add("00:20:38:03:37:6c")
+	f.Add("0020.3803.376c")
+	f.Fuzz(func(t *testing.T, s string) {
+		m, err := ParseMAC(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseMAC(m.String()); err != nil || again.String() != m.String() {
+			t.Errorf("%q is read as %v, and that as %v, %v", s, m, again, err)
+		}
+	})
+}

@@ -110,30 +110,29 @@ func (d *Draft) unlock() {
 // Publish makes the draft the image's newest generation and the current one. Of m it fills in the format, image, number
 // and lock digest, the time when it is zero, and the parts: each file in Dir is read once for its SHA-256, but for
 // those that m.Parts already names with the right size, whose sum is believed because the writer took it.
-// When it fails nothing is published and the draft has ended.
-func (d *Draft) Publish(m Manifest) (Generation, error) {
-	g, err := d.PublishCandidate(m)
-	if err != nil {
-		return Generation{}, err
-	}
-	current, err := d.store.SetCurrent(g.Ref())
-	if err != nil {
-		return g, fmt.Errorf("%s is published but not current: %w", g.Ref(), err)
-	}
-	return current, nil
-}
+// When it fails the draft has ended and nothing is published, unless the error says otherwise.
+func (d *Draft) Publish(m Manifest) (Generation, error) { return d.end(m, true) }
 
 // PublishCandidate is Publish without the last step: what was current stays current until SetCurrent.
-func (d *Draft) PublishCandidate(m Manifest) (Generation, error) {
+func (d *Draft) PublishCandidate(m Manifest) (Generation, error) { return d.end(m, false) }
+
+func (d *Draft) end(m Manifest, current bool) (Generation, error) {
 	if d.done {
 		return Generation{}, fmt.Errorf("publish %s: the build has ended", d.image)
 	}
-	defer d.Abort()
+	defer d.Abort() // after the swap: the scratch folder can be large
 	g, err := d.publish(m)
 	if err != nil {
 		return Generation{}, fmt.Errorf("publish %s: %w", d.image, err)
 	}
-	return g, nil
+	if !current {
+		return g, nil
+	}
+	promoted, err := d.store.SetCurrent(g.Ref())
+	if err != nil {
+		return g, fmt.Errorf("%s is published, but not current: %w", g.Ref(), err)
+	}
+	return promoted, nil
 }
 
 func (d *Draft) publish(m Manifest) (Generation, error) {
@@ -228,7 +227,8 @@ func (d *Draft) sealParts(known map[string]Part) (map[string]Part, error) {
 			return nil, fmt.Errorf("%s is not a part of an image; only plain files are", path)
 		}
 		group.Go(func() error {
-			sealed[i], err = d.sealPart(ctx, path, known[e.Name()])
+			part, err := d.sealPart(ctx, path, known[e.Name()])
+			sealed[i] = part
 			return err
 		})
 	}

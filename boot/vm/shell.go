@@ -99,12 +99,13 @@ func (s *Shell) Run(ctx context.Context, command string) (output string, exit in
 	return output, exit, nil
 }
 
-// sync asks until the shell answers. Bytes sent to a line that nobody has opened wait or get lost, so the
-// question has no quotes: half of it must not open a string that swallows the rest.
+// sync asks until the shell answers. Of what is sent to a line that nobody has opened yet the start gets lost, some
+// sixteen bytes or a few times that (the 8250 driver clears the FIFO when it opens the port, and the next bytes are there
+// at once). Half a line could be a syntax error, which ends a shell that is not interactive; so the start is empty lines.
 func (s *Shell) sync(ctx context.Context) error {
 	for {
 		s.nonce++
-		question := fmt.Sprintf("\nstty raw -echo 2>/dev/null; PS1= PS2= PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb; "+
+		question := strings.Repeat("\n", 128) + fmt.Sprintf("stty raw -echo 2>/dev/null; PS1= PS2= PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb; "+
 			"export PATH TERM; echo netroot$((%d+1))sync\n", s.nonce-1)
 		s.mu.Lock()
 		s.buf = s.buf[:0]

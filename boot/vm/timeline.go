@@ -32,6 +32,23 @@ func (s Stage) MarshalJSON() ([]byte, error) {
 	}{s.Name, seconds, s.Note})
 }
 
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (s *Stage) UnmarshalJSON(data []byte) error {
+	var v struct {
+		Stage   string   `json:"stage"`
+		Seconds *float64 `json:"seconds"`
+		Note    string   `json:"note"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return err
+	}
+	*s = Stage{Name: v.Stage, Note: v.Note, Reached: v.Seconds != nil}
+	if v.Seconds != nil {
+		s.After = time.Duration(*v.Seconds * float64(time.Second))
+	}
+	return nil
+}
+
 // Timeline is a boot, stage by stage, in the order of Stages.
 type Timeline []Stage
 

@@ -1,0 +1,380 @@
+//go:build e2e
+
+package boot_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"netroot/boot/vm"
+	"netroot/builder/store"
+)
+
+// The end-to-end tests: real packages from the host's own mirror, real images, real machines without a disk, and
+// dnsmasq as the site's DHCP and DNS server.
+//
+//	NETROOT=…             the binary to test; without it, it is built
+//	NETROOT_E2E_STORE=…   a store to use again, with its downloads; without it, a temporary one
+
+// bench is what the tests share: the binary and a store.
+type bench struct {
+	program, store string
+	temporary      []string
+}
+
+var setUp = sync.OnceValues(func() (*bench, error) {
+	b := &bench{program: os.Getenv("NETROOT"), store: os.Getenv("NETROOT_E2E_STORE")}
+	if b.program == "" {
+		dir, err := os.MkdirTemp("", "netroot-e2e-bin-")
+		if err != nil {
+			return nil, err
+		}
+		b.temporary = append(b.temporary, dir)
+		b.program = filepath.Join(dir, "netroot")
+		if out, err := exec.Command("go", "build", "-o", b.program, "netroot/cmd/netroot").CombinedOutput(); err != nil {
+			return b, fmt.Errorf("build netroot: %w\n%s", err, out)
+		}
+	}
+	if b.store == "" {
+		dir, err := os.MkdirTemp("", "netroot-e2e-store-")
+		if err != nil {
+			return b, err
+		}
+		b.temporary = append(b.temporary, dir)
+		b.store = dir
+	}
+	return b, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if b, _ := setUp(); b != nil {
+		for _, dir := range b.temporary {
+			os.RemoveAll(dir)
+		}
+	}
+	os.Exit(code)
+}
+
+func needBench(t *testing.T) *bench {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	b, err := setUp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// netroot runs the program and returns what it wrote and its exit code.
+func (b *bench) netroot(t *testing.T, timeout time.Duration, args ...string) (stdout, stderr string, exit int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(ctx, b.program, append(args, "--store", b.store)...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	began := time.Now()
+	err := cmd.Run()
+	t.Logf("netroot %s: %.1f s", strings.Join(args, " "), time.Since(began).Seconds())
+	if ee := (*exec.ExitError)(nil); err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
+	}
+	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
+}
+
+// build builds a recipe and returns the generation that is current then.
+func (b *bench) build(t *testing.T, recipe, image string) store.Generation {
+	t.Helper()
+	if _, stderr, exit := b.netroot(t, 20*time.Minute, "build", recipe); exit != 0 {
+		t.Fatalf("exit code %d\n%s", exit, stderr)
+	}
+	gen, err := b.current(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return gen
+}
+
+func (b *bench) current(image string) (store.Generation, error) {
+	s, err := store.Open(b.store)
+	if err != nil {
+		return store.Generation{}, err
+	}
+	return s.Resolve(image)
+}
+
+// site is a machine in a lab and what serves it.
+type site struct {
+	lab     *vm.Lab
+	server  *vm.Server
+	machine *vm.Machine
+}
+
+// await waits until the machine is up, for the given generation, counting from an event and a point in time.
+func (s *site) await(t *testing.T, gen store.Generation, from int, since time.Time) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.machine.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	_, err := s.server.WaitEvent(ctx, from, func(e vm.Event) bool { return e.Message == "stage" && e.Stage == "up" })
+	timeline := vm.Assemble(since, vm.DefaultMAC.String(), s.machine.Console(), s.server.Events())
+	t.Logf("%s\n%s", gen.Ref(), timeline)
+	if err != nil {
+		t.Fatalf("not up: %v\n%s", err, strings.Join(s.machine.ConsoleTail(40), "\n"))
+	}
+	want := fmt.Sprintf("netroot: image=%s generation=%d stage=initramfs", gen.Image, gen.Number)
+	for _, line := range s.machine.Console() {
+		if line.Time.After(since) && strings.Contains(line.Text, want) {
+			return
+		}
+	}
+	t.Errorf("the console never showed %q", want)
+}
+
+// run runs a command in the machine that must succeed.
+func (s *site) run(t *testing.T, timeout time.Duration, command string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	out, exit, err := s.machine.Shell.Run(ctx, command)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, strings.Join(s.machine.ConsoleTail(20), "\n"))
+	}
+	if exit != 0 {
+		t.Errorf("%s: status %d\n%s", command, exit, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+// expect runs a command in the machine and compares all of its output with a pattern.
+func (s *site) expect(t *testing.T, command, pattern string) {
+	t.Helper()
+	if out := s.run(t, time.Minute, command); !regexp.MustCompile(`^(?s:` + pattern + `)$`).MatchString(out) {
+		t.Errorf("%s: %q does not match %s", command, out, pattern)
+	}
+}
+
+const (
+	recipeText = `name: e2e-debian-12
+include: debian-12
+files:
+  - path: /etc/e2e
+    content: "%s\n"
+  - path: /usr/share/e2e/unread
+    content: "unread %s\n"
+`
+	secretName, secretAddress = "only-here.lab.test", "10.77.0.77"
+)
+
+func writeRecipe(t *testing.T, word string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "e2e.yaml")
+	if err := os.WriteFile(path, fmt.Appendf(nil, recipeText, word, word), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestE2EDebian(t *testing.T) {
+	b := needBench(t)
+	const image = "e2e-debian-12"
+	first := b.build(t, writeRecipe(t, "one"), image)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+	defer cancel()
+	lab, err := vm.Open(ctx, vm.Config{Names: map[string]string{secretName: secretAddress}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	s := &site{lab: lab}
+	s.server, err = lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store,
+		Policy: vm.Policy(vm.DefaultMAC.String(), "diskless", image)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.machine, err = lab.Boot(vm.MachineConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.await(t, first, 0, s.machine.PowerOn)
+
+	t.Run("name that only the site knows", func(t *testing.T) {
+		s.expect(t, "getent hosts "+secretName, secretAddress+`\s+`+secretName)
+		s.expect(t, "hostname", "diskless")
+	})
+	t.Run("root is overlay on NFS", func(t *testing.T) {
+		s.expect(t, "grep ' / ' /proc/mounts | tail -n 1 | cut -d' ' -f3", "overlay")
+		// The address in hexadecimal, as the kernel's NFS client lists its servers.
+		s.expect(t, "grep -c '^v3 0a4d0003 ' /proc/fs/nfsfs/volumes", "1")
+		s.expect(t, "ls /sys/block | grep -v -e ^loop -e ^ram -e ^fd | wc -l", "0")
+		s.expect(t, "touch /etc/x && echo changed >> /etc/e2e && ls /etc/x && cat /etc/e2e", "/etc/x\none\nchanged")
+	})
+	t.Run("setuid", func(t *testing.T) {
+		s.expect(t, "su nobody -s /bin/sh -c 'id -un'", "nobody")
+		// Reads /etc/shadow, which nobody may not.
+		s.expect(t, "su nobody -s /bin/sh -c 'cat /etc/shadow >/dev/null 2>&1 || passwd -S'", "nobody L .*")
+	})
+	t.Run("no unit failed", func(t *testing.T) {
+		s.expect(t, "for i in $(seq 60); do s=$(systemctl is-system-running); [ $s = starting ] || break; sleep 1; done; echo $s; systemctl --failed --no-legend", "running")
+		s.expect(t, "systemctl is-active ssh", "active")
+	})
+	t.Run("serve is killed while every file is read", func(t *testing.T) {
+		// dpkg -V reads every file of every package; most were never opened before.
+		s.run(t, time.Minute, "(dpkg -V > /tmp/dpkg-V 2>&1; echo status $? >> /tmp/dpkg-V) </dev/null >/dev/null 2>&1 &")
+		time.Sleep(3 * time.Second)
+		s.server.Kill()
+		time.Sleep(2 * time.Second)
+		if err := s.server.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+		s.expect(t, "cat /usr/share/e2e/unread", "unread one")
+		out := s.run(t, 8*time.Minute, "until grep -q ^status /tmp/dpkg-V; do sleep 1; done; cat /tmp/dpkg-V")
+		if out != "status 0" {
+			t.Errorf("dpkg -V:\n%s", out)
+		}
+	})
+	var second store.Generation
+	t.Run("new generation leaves the machine alone", func(t *testing.T) {
+		second = b.build(t, writeRecipe(t, "two"), image)
+		if second.Number <= first.Number {
+			t.Fatalf("generation %d came after %d", second.Number, first.Number)
+		}
+		s.run(t, time.Minute, "sync; echo 3 > /proc/sys/vm/drop_caches")
+		s.expect(t, "cat /usr/share/e2e/unread", "unread one")
+		s.expect(t, "dpkg -V base-files coreutils && echo clean", "clean")
+	})
+	t.Run("reboot", func(t *testing.T) {
+		from, since := len(s.server.Events()), time.Now()
+		s.run(t, time.Minute, "(sleep 1; systemctl reboot) </dev/null >/dev/null 2>&1 &")
+		s.await(t, second, from, since)
+		s.expect(t, "cat /etc/e2e", "two")
+		s.expect(t, "test -e /etc/x || echo gone", "gone")
+	})
+	t.Run("poweroff", func(t *testing.T) {
+		began := time.Now()
+		s.run(t, time.Minute, "(sleep 1; systemctl poweroff) </dev/null >/dev/null 2>&1 &")
+		off, cancel := context.WithTimeout(ctx, 60*time.Second)
+		defer cancel()
+		if err := s.machine.Wait(off); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("off after %.1f s", time.Since(began).Seconds())
+	})
+	if err := s.server.Stop(); err != nil {
+		t.Errorf("serve after SIGTERM: %v", err)
+	}
+}
+
+// TestE2EDebian32 goes through the command line as a person would: a 32-bit machine, a 32-bit QEMU.
+func TestE2EDebian32(t *testing.T) {
+	b := needBench(t)
+	const image = "debian-12-i386"
+	gen := b.build(t, image, image)
+	console := filepath.Join(t.TempDir(), "console")
+	stdout, stderr, exit := b.netroot(t, 10*time.Minute, "verify", image, "--json",
+		"--machine", "arch=i386,cpu=coreduo,memory=1024,nic=e1000", "--console", console,
+		"--run", "dpkg --print-architecture; uname -m", "--run", "touch /etc/x && passwd -S nobody")
+	if exit != 0 {
+		t.Fatalf("exit code %d\n%s\n%s", exit, stdout, stderr)
+	}
+	var result vm.Result
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil {
+		t.Fatalf("%v\n%s", err, stdout)
+	}
+	t.Logf("%s@%d on %s\n%s", result.Image, result.Generation, result.Machine, result.Timeline)
+	if !result.Up || result.Image != image || result.Generation != gen.Number {
+		t.Errorf("the result is of %s@%d, up: %v", result.Image, result.Generation, result.Up)
+	}
+	if len(result.Run) != 2 || result.Run[0].Output != "i386\ni686\n" || !strings.HasPrefix(result.Run[1].Output, "nobody L ") {
+		t.Errorf("the commands gave %+v", result.Run)
+	}
+	for _, p := range result.Proof {
+		t.Logf("# %s\n%s", p.Command, p.Output)
+		if p.Exit != 0 {
+			t.Errorf("%s: status %d", p.Command, p.Exit)
+		}
+	}
+	if data, err := os.ReadFile(console); err != nil || !bytes.Contains(data, []byte("stage=up")) {
+		t.Errorf("the console file has no stage=up: %v", err)
+	}
+}
+
+// TestE2EUnfit boots an image whose initrd is cut off.
+func TestE2EUnfit(t *testing.T) {
+	b := needBench(t)
+	good, err := b.current("e2e-debian-12") // of TestE2EDebian, which comes first
+	if err != nil {
+		good = b.build(t, writeRecipe(t, "one"), "e2e-debian-12")
+	}
+	broken := &bench{program: b.program, store: t.TempDir()}
+	dir := filepath.Join(broken.store, "images", "broken", "1")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"root.erofs", "vmlinuz", "initrd.img", "image.json"} {
+		data, err := os.ReadFile(good.Path(part))
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch part {
+		case "initrd.img":
+			data = data[:len(data)/3]
+		case "image.json":
+			var m map[string]any
+			if err := json.Unmarshal(data, &m); err != nil {
+				t.Fatal(err)
+			}
+			m["image"], m["generation"] = "broken", 1
+			if data, err = json.Marshal(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, part), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("1", filepath.Join(broken.store, "images", "broken", "current")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(broken.store, "loader"), os.DirFS(filepath.Join(b.store, "loader"))); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, exit := broken.netroot(t, 6*time.Minute, "verify", "broken")
+	t.Logf("%s\n%s", stdout, stderr)
+	if exit != 3 {
+		t.Errorf("exit code %d, want 3", exit)
+	}
+	for _, want := range []string{"broken@1 did not come up", "stage initramfs was not reached", "Kernel panic"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("the error does not say %q", want)
+		}
+	}
+}

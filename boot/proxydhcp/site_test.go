@@ -79,7 +79,8 @@ func within(t *testing.T, pid int, f func()) {
 	t.Helper()
 	ns, err := netns.GetFromPid(pid)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
 	}
 	defer ns.Close()
 	var wg sync.WaitGroup

@@ -233,9 +233,10 @@ func (l *layout) encode(buildTime time.Time) []byte {
 		if n.kind() == modeSymlink {
 			body = []byte(n.target)
 		}
-		if n.inline {
+		switch {
+		case n.inline:
 			copy(out[at+n.headerSize:], body)
-		} else {
+		case len(body) > 0:
 			copy(out[int64(n.block)<<blockBits:], body)
 		}
 		if n.holes != nil {

@@ -167,7 +167,7 @@ func (w *writer) run(ctx context.Context, meta []byte, data []sourceExtent) erro
 			return nil
 		})
 	}
-	group.Go(func() error { return w.digest(ctx, int64(len(meta)), order) })
+	group.Go(func() error { return w.digest(ctx, order) })
 	return group.Wait()
 }
 
@@ -252,7 +252,7 @@ func (w *writer) read(e sourceExtent, p []byte) error {
 const writeBack = 16 << 20
 
 // digest hashes the batches in order.
-func (w *writer) digest(ctx context.Context, done int64, order <-chan *batch) error {
+func (w *writer) digest(ctx context.Context, order <-chan *batch) error {
 	started := int64(0)
 	for b := range order {
 		select {
@@ -263,7 +263,7 @@ func (w *writer) digest(ctx context.Context, done int64, order <-chan *batch) er
 		w.sum.Write(b.buf)
 		w.pool.Put((*[batchSize]byte)(b.buf[:batchSize]))
 		b.buf = nil
-		done = b.at + b.size
+		done := b.at + b.size
 		if done-started >= writeBack || done == w.total {
 			// Only a hint: what fails here fails again in the sync.
 			unix.SyncFileRange(int(w.out.Fd()), started, done-started, unix.SYNC_FILE_RANGE_WRITE)

@@ -1,0 +1,163 @@
+package nfs
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// firstTimeout is how long a new connection may be silent; idleTimeout is for one that has spoken, and longer than the five
+	// minutes after which Linux closes an idle one itself. A client that is cut off connects again, nothing is lost.
+	firstTimeout = time.Minute
+	idleTimeout  = 15 * time.Minute
+
+	// Replies are collected up to flushSize while more calls are waiting.
+	flushSize = 64 << 10
+	// coldMax reads of one connection may wait for the disk at once.
+	coldMax = 16
+)
+
+// conn is one client connection. Everything but w and cold belongs to the goroutine in serve.
+type conn struct {
+	s        *Server
+	client   netip.Addr
+	programs []program
+	nc       net.Conn
+	in       recordReader
+	out      []byte // replies that are not sent yet
+	q        call
+	export   *export // the one used last
+	deadline time.Time
+	stage    string // the one told last
+	spoken   bool
+	io       fileReader
+
+	// Of the call being answered:
+	start  int    // where its reply starts in out
+	status uint32 // nfsstat3 or mountstat3, for the counters
+	taken  bool   // the procedure sent the reply, or lets another goroutine send it
+	err    error  // of sending
+
+	w    wire
+	cold chan struct{}
+	wg   sync.WaitGroup
+}
+
+func newConn(s *Server, nc net.Conn, client netip.Addr, programs []program) *conn {
+	c := &conn{s: s, nc: nc, client: client, programs: programs, cold: make(chan struct{}, coldMax)}
+	c.in.r = c
+	c.io.init()
+	c.w.init(nc)
+	c.deadline = time.Now().Add(firstTimeout)
+	nc.SetReadDeadline(c.deadline)
+	return c
+}
+
+// Read reads from the client for the recordReader, with a deadline that is moved on when half of it has passed.
+func (c *conn) Read(p []byte) (int, error) {
+	if now := time.Now(); c.spoken && c.deadline.Sub(now) < idleTimeout/2 {
+		c.deadline = now.Add(idleTimeout)
+		c.nc.SetReadDeadline(c.deadline)
+	}
+	return c.nc.Read(p)
+}
+
+// serve answers calls until the connection ends.
+func (c *conn) serve() {
+	defer c.wg.Wait()
+	defer c.nc.Close()
+	for {
+		if len(c.out) >= flushSize || len(c.out) > 0 && !c.in.buffered() {
+			if c.flush() != nil {
+				return
+			}
+		}
+		rec, err := c.in.next()
+		if err != nil {
+			if errors.Is(err, errRecordTooLong) {
+				c.refused("", err.Error()+"; connection closed")
+			}
+			return
+		}
+		if !c.answer(rec) {
+			return
+		}
+	}
+}
+
+// flush sends what is collected.
+func (c *conn) flush() error {
+	c.w.mu.Lock()
+	err := c.w.send(c.out, false)
+	c.w.mu.Unlock()
+	c.out = c.out[:0]
+	if cap(c.out) > 2*flushSize {
+		c.out = nil
+	}
+	return err
+}
+
+// answer appends the reply to one record to c.out, or sees to it that it is sent later. It returns false when the connection has to end.
+func (c *conn) answer(rec []byte) bool {
+	q := &c.q
+	v := parseCall(rec, q)
+	if v != callOK {
+		c.s.stats.errors.Add(1)
+		c.out = refuse(c.out, q.xid, v)
+		if v == callBroken && c.nc != nil {
+			c.refused("", "a record is not a remote procedure call; connection closed")
+		}
+		return v != callBroken
+	}
+	c.spoken = true
+	proc, prog, stat := lookupProc(c.programs, q)
+	c.start, c.status, c.taken, c.err = len(c.out), nfsOK, false, nil
+	c.out = beginAccepted(c.out, q.xid, stat)
+	switch stat {
+	case acceptSuccess:
+		c.count(prog, q)
+		body := len(c.out)
+		ok := proc.run(c, q)
+		if !ok {
+			c.out = c.out[:body]
+			putStat(c.out, acceptGarbageArgs)
+		}
+		if !ok || c.status != nfsOK && c.status != errNoEnt {
+			c.s.stats.errors.Add(1)
+		}
+		if c.taken {
+			return c.err == nil
+		}
+	case acceptProgMismatch:
+		c.s.stats.errors.Add(1)
+		c.out = put32(c.out, prog.version)
+		c.out = put32(c.out, prog.version)
+	default:
+		c.s.stats.errors.Add(1)
+	}
+	c.out = endReply(c.out, c.start, 0)
+	return true
+}
+
+// putStat overwrites the accept_stat at the end of a reply header.
+func putStat(b []byte, stat uint32) {
+	put32(b[:len(b)-4], stat)
+}
+
+func (c *conn) count(prog *program, q *call) {
+	if prog.number == progNFS {
+		c.s.stats.calls[q.proc].Add(1)
+	} else {
+		c.s.stats.other.Add(1)
+	}
+}
+
+func (c *conn) refused(path, reason string) {
+	c.s.emit(Event{Kind: Refused, Client: c.client, Path: path, Reason: reason})
+}
+
+var _ io.Reader = (*conn)(nil)

@@ -1,0 +1,207 @@
+package nfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	connsMax       = 4096 // of one listener
+	connsPerClient = 256
+	mountsMax      = 4096
+)
+
+// A Server answers for Exports. It has no state that a client depends on.
+type Server struct {
+	Exports Exports
+	Log     *slog.Logger // one record per event; nil is silent
+	Event   func(Event)  // called for each event, from many goroutines; may be nil
+
+	stats  counters
+	mounts mountList
+}
+
+// Kinds of events.
+const (
+	Mount   = "mount"
+	Unmount = "unmount"
+	Stage   = "stage"   // a machine told how far its boot has come
+	Refused = "refused" // something was not done; Reason says why
+)
+
+// An Event is something an administrator wants to know of. Reads and other calls are only counted.
+type Event struct {
+	Kind   string
+	Client netip.Addr
+	Path   string        // mount, unmount: as the client gave it
+	Image  string        // mount, stage: the export without its slash
+	Stage  string        // stage
+	Up     time.Duration // stage: since the machine's kernel started
+	Reason string        // refused
+}
+
+func (s *Server) emit(e Event) {
+	if s.Log != nil {
+		attrs := []slog.Attr{slog.String("service", "nfs"), slog.String("client", e.Client.String())}
+		for _, a := range []slog.Attr{
+			slog.String("path", e.Path), slog.String("image", e.Image), slog.String("stage", e.Stage), slog.String("reason", e.Reason),
+		} {
+			if a.Value.String() != "" {
+				attrs = append(attrs, a)
+			}
+		}
+		if e.Kind == Stage {
+			attrs = append(attrs, slog.Float64("up", e.Up.Seconds()))
+		}
+		level := slog.LevelInfo
+		if e.Kind == Refused {
+			level = slog.LevelWarn
+		}
+		s.Log.LogAttrs(context.Background(), level, e.Kind, attrs...)
+	}
+	if s.Event != nil {
+		s.Event(e)
+	}
+}
+
+// counters are what Stats shows.
+type counters struct {
+	conns, accepted  atomic.Int64
+	calls            [len(nfsNames)]atomic.Uint64
+	other            atomic.Uint64
+	errors           atomic.Uint64
+	readBytes, stale atomic.Uint64
+	cold             atomic.Uint64
+}
+
+// Stats are counted since the start of the server.
+type Stats struct {
+	Connections int               // open now
+	Accepted    int64             // ever
+	Calls       map[string]uint64 // by NFS procedure, and "OTHER" for MOUNT and the portmapper
+	Errors      uint64            // replies with any status but NFS3_OK and NFS3ERR_NOENT, and calls that were not understood
+	Stale       uint64            // handles of images that are not here
+	ReadBytes   uint64            // file data sent
+	ColdReads   uint64            // READ calls that waited for the disk
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() Stats {
+	c := &s.stats
+	st := Stats{
+		Connections: int(c.conns.Load()), Accepted: c.accepted.Load(), Calls: map[string]uint64{"OTHER": c.other.Load()},
+		Errors: c.errors.Load(), Stale: c.stale.Load(), ReadBytes: c.readBytes.Load(), ColdReads: c.cold.Load(),
+	}
+	for i, name := range nfsNames {
+		st.Calls[name] = c.calls[i].Load()
+	}
+	return st
+}
+
+// Serve answers NFS and MOUNT calls on every connection of l until ctx ends, then closes l and all connections and returns nil.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.serve(ctx, l, []program{nfsProgram(), mountProgram()})
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) error {
+	var (
+		wg   sync.WaitGroup
+		open = connSet{conns: map[net.Conn]netip.Addr{}, clients: map[netip.Addr]int{}}
+	)
+	stop := context.AfterFunc(ctx, func() {
+		l.Close()
+		open.closeAll()
+	})
+	defer wg.Wait()
+	defer open.closeAll()
+	defer stop()
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			var temporary interface{ Temporary() bool }
+			if errors.As(err, &temporary) && temporary.Temporary() { // out of descriptors: others will end
+				s.emit(Event{Kind: Refused, Reason: "accept: " + err.Error()})
+				select {
+				case <-ctx.Done():
+				case <-time.After(100 * time.Millisecond):
+				}
+				continue
+			}
+			return fmt.Errorf("accept: %w", err)
+		}
+		client := clientOf(nc.RemoteAddr())
+		if reason := open.add(nc, client); reason != "" {
+			nc.Close()
+			s.emit(Event{Kind: Refused, Client: client, Reason: reason})
+			continue
+		}
+		s.stats.accepted.Add(1)
+		s.stats.conns.Add(1)
+		wg.Go(func() {
+			defer s.stats.conns.Add(-1)
+			defer open.remove(nc)
+			newConn(s, nc, client, programs).serve()
+		})
+	}
+}
+
+func clientOf(a net.Addr) netip.Addr {
+	if ap, err := netip.ParseAddrPort(a.String()); err == nil {
+		return ap.Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// connSet are the open connections of one listener.
+type connSet struct {
+	mu      sync.Mutex
+	closed  bool
+	conns   map[net.Conn]netip.Addr
+	clients map[netip.Addr]int
+}
+
+// add takes nc in, or says why not.
+func (o *connSet) add(nc net.Conn, client netip.Addr) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.closed:
+		return "the server is stopping"
+	case len(o.conns) >= connsMax:
+		return fmt.Sprintf("there are %d connections already", connsMax)
+	case o.clients[client] >= connsPerClient:
+		return fmt.Sprintf("this client has %d connections already", connsPerClient)
+	}
+	o.conns[nc] = client
+	o.clients[client]++
+	return ""
+}
+
+func (o *connSet) remove(nc net.Conn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	client := o.conns[nc]
+	delete(o.conns, nc)
+	if o.clients[client]--; o.clients[client] <= 0 {
+		delete(o.clients, client)
+	}
+}
+
+func (o *connSet) closeAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	for nc := range o.conns {
+		nc.Close()
+	}
+}

@@ -13,7 +13,6 @@ const (
 	adminDir  = "var/lib/dpkg"
 	heldDir   = adminDir + "/netroot-held" // packages that Configure gives to the root's dpkg; gone afterwards
 	standIn   = "netroot-initramfs"
-	wantsIt   = "linux-initramfs-tool"
 	standInIs = `Package: netroot-initramfs
 Status: install ok installed
 Priority: optional
@@ -28,6 +27,9 @@ Description: stands in for initramfs-tools in a diskless root
  record lets kernel packages be installed without a tool that does it inside.
 `
 )
+
+// StandInProvides is what the stand-in package in every assembled root provides, so that a resolver need not.
+const StandInProvides = "linux-initramfs-tool"
 
 // writeDatabase writes dpkg's records: every package is "install ok unpacked" (dpkg's lib/dpkg/dump.c and dbdir.c have
 // the format; deb-triggers(5) what becomes of triggers).
@@ -105,14 +107,14 @@ func writeDatabase(r Root, sources []*source) error {
 
 // needsStandIn tells whether a package wants an initramfs tool and none is there.
 func needsStandIn(sources []*source) bool {
-	if providers(sources)[wantsIt] != nil {
+	if providers(sources)[StandInProvides] != nil {
 		return false
 	}
 	for _, s := range sources {
 		for _, name := range []string{"Pre-Depends", "Depends"} {
 			for _, group := range parseRelations(s.control.get(name)) {
 				for _, r := range group {
-					if r.name == wantsIt {
+					if r.name == StandInProvides {
 						return true
 					}
 				}

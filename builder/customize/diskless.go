@@ -1,0 +1,199 @@
+package customize
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"netroot/builder/recipe"
+	"netroot/builder/tree"
+)
+
+// parts is netroot's own share of a root, as it lies there. What is in usr/lib/netroot is executable.
+//
+//go:embed all:root
+var parts embed.FS
+
+const (
+	scripts = "/usr/lib/netroot/"
+	units   = "/usr/lib/systemd/system/"
+)
+
+// wants says which target starts each unit.
+var wants = [][2]string{
+	{"sysinit.target", "netroot-stage-init.service"},
+	{"sysinit.target", "netroot-early.service"},
+	{"multi-user.target", "netroot-ssh-keys.service"},
+	{"multi-user.target", "netroot-lease.service"},
+	{"multi-user.target", "netroot-stage-up.service"},
+}
+
+// diskCare are units that packages enable to look after disks, or after a root that lives longer than a day. They would only take
+// memory here, where every change to / is in memory; apt-daily above all, which downloads package lists. A recipe
+// that enables one of them gets it.
+var diskCare = []string{
+	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "man-db.timer", "fstrim.timer",
+	"e2scrub_all.timer", "e2scrub_reap.service", "mdmonitor-oneshot.timer", "mdcheck_start.timer", "mdcheck_continue.timer",
+	"systemd-pstore.service",
+}
+
+// Digest is the SHA-256, in hex, of what this package puts into every root: when it changes, roots built before are out
+// of date.
+func Digest() string {
+	h := sha256.New()
+	err := fs.WalkDir(parts, "root", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := parts.ReadFile(name)
+		fmt.Fprintf(h, "%s %d\n%s", name, len(data), data)
+		return err
+	})
+	if err != nil {
+		panic(err) // embedded files are always there
+	}
+	fmt.Fprintln(h, wants, diskCare)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// supplies tells that the recipe puts a file at name itself.
+func supplies(rec *recipe.Recipe, name string) bool {
+	return slices.ContainsFunc(rec.Files, func(f recipe.File) bool { return f.Path == name })
+}
+
+func (r rootDir) hasSystemd() bool { return r.exists("/usr/lib/systemd/systemd") || r.exists("/lib/systemd/systemd") }
+
+// hostname writes the name that a machine has when neither netroot.yaml nor the DHCP server gives it one.
+func (r rootDir) hostname(rec *recipe.Recipe) error {
+	if !supplies(rec, "/etc/hostname") {
+		if err := r.writeString("/etc/hostname", rec.Hostname+"\n"); err != nil {
+			return err
+		}
+	}
+	if supplies(rec, "/etc/hosts") {
+		return nil
+	}
+	names := rec.Hostname
+	if short, _, long := strings.Cut(rec.Hostname, "."); long {
+		names += " " + short
+	}
+	// 127.0.1.1 as Debian has it; at boot the line follows the machine's real name (usr/lib/netroot/early).
+	return r.writeString("/etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\t"+names+"\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+}
+
+// diskless puts netroot's own parts into the root and takes away what only a machine with a disk has.
+func (r rootDir) diskless(rec *recipe.Recipe) error {
+	systemd := r.hasSystemd()
+	err := fs.WalkDir(parts, "root", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		dst := strings.TrimPrefix(name, "root")
+		if !systemd && !strings.HasPrefix(dst, scripts) {
+			return nil
+		}
+		data, err := parts.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		a := attributes{mode: 0o644}
+		if strings.HasPrefix(dst, scripts) {
+			a.mode = 0o755
+		}
+		return r.write(dst, strings.NewReader(string(data)), a)
+	})
+	if err != nil {
+		return err
+	}
+	if !supplies(rec, "/etc/fstab") {
+		if err := r.writeString("/etc/fstab", "# No disks: / comes over the network and is mounted before this is read.\n"); err != nil {
+			return err
+		}
+	}
+	// An empty file, for the initramfs to write into or to mount over. systemd-resolved's link has to stay as it is.
+	if !supplies(rec, "/etc/resolv.conf") && !strings.Contains(r.link("/etc/resolv.conf"), "/systemd/resolve/") {
+		if err := r.writeString("/etc/resolv.conf", ""); err != nil {
+			return err
+		}
+	}
+	if !systemd {
+		return nil
+	}
+	for _, w := range wants {
+		if err := r.symlink("../"+w[1], units+w[0]+".wants/"+w[1]); err != nil {
+			return err
+		}
+	}
+	for _, unit := range diskCare {
+		name, _, _ := strings.Cut(unit, ".")
+		if slices.Contains(rec.Services.Enable, unit) || slices.Contains(rec.Services.Enable, name) {
+			continue
+		}
+		for _, target := range r.glob("/etc/systemd/system", "*.wants") {
+			if err := r.remove(path.Join(target, unit)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// seal takes away what must not be the same on two machines, whatever made it, and marks the root as up to date. It comes last.
+func (r rootDir) seal(rec *recipe.Recipe) error {
+	// Empty, not missing: then systemd makes an id at each boot, and does not take the boot for the first one after an
+	// installation (machine-id(5)).
+	if !supplies(rec, "/etc/machine-id") {
+		if err := r.writeString("/etc/machine-id", ""); err != nil {
+			return err
+		}
+	}
+	if r.exists("/var/lib/dbus") {
+		if err := r.symlink("/etc/machine-id", "/var/lib/dbus/machine-id"); err != nil {
+			return err
+		}
+	}
+	secrets := []string{"/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed"}
+	for _, key := range r.glob("/etc/ssh", "ssh_host_*_key") {
+		if !supplies(rec, key) {
+			secrets = append(secrets, key)
+			if !supplies(rec, key+".pub") {
+				secrets = append(secrets, key+".pub")
+			}
+		}
+	}
+	for _, name := range secrets {
+		if err := r.remove(name); err != nil {
+			return err
+		}
+	}
+	return r.upToDate()
+}
+
+// upToDate writes what systemd-update-done(8) would: without it every boot finds /usr newer than /etc and /var, and makes
+// again what packages made when they were configured (ConditionNeedsUpdate=).
+func (r rootDir) upToDate() error {
+	if !r.hasSystemd() {
+		return nil
+	}
+	usr, err := tree.Stat(r.fsys, "/usr")
+	if err != nil {
+		return fmt.Errorf("read the age of /usr: %w", cause(err))
+	}
+	at := usr.ModTime()
+	for _, name := range []string{"/etc/.updated", "/var/.updated"} {
+		text := fmt.Sprintf("# When this folder was last brought up to date with /usr, see systemd-update-done.service(8).\nTIMESTAMP_NSEC=%d\n", at.UnixNano())
+		if err := r.writeString(name, text); err != nil {
+			return err
+		}
+		if err := os.Chtimes(r.host(name), at, at); err != nil {
+			return fmt.Errorf("write %s: %w", name, cause(err))
+		}
+	}
+	return nil
+}

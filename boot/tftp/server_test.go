@@ -82,6 +82,7 @@ func pattern(n int) []byte {
 }
 
 func TestFilesArriveWhole(t *testing.T) {
+	t.Parallel()
 	fsys := fstest.MapFS{}
 	for _, n := range []int{0, 1, 511, 512, 513, 1467, 1468, 1469, 100000} {
 		fsys[fmt.Sprintf("image/%d", n)] = &fstest.MapFile{Data: pattern(n)}
@@ -214,6 +215,7 @@ func TestAbortInTheMiddle(t *testing.T) {
 }
 
 func TestLostPacketsAreSentAgain(t *testing.T) {
+	t.Parallel()
 	port, _ := serve(t, fstest.MapFS{"f": {Data: pattern(1200)}})
 	r := newROM(t, "127.0.0.1", port)
 	r.request(1, "f", "octet")
@@ -281,6 +283,7 @@ func (broken) Open(string) (fs.File, error) { return nil, errors.New("disk error
 
 // Each address of a machine with several answers for itself, and is what the tree is asked with.
 func TestAnswersFromTheAddressThatWasAsked(t *testing.T) {
+	t.Parallel()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{})
 	if err != nil {
 		t.Fatal(err)

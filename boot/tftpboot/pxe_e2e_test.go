@@ -241,7 +241,8 @@ func TestMenuBootsTheNewest(t *testing.T) {
 	console := s.power(t, clientMAC)
 	console.wait(t, "root=nfs:10.77.0.3:/tiny@2:vers=3,proto=tcp,nolock,port=2049,mountport=2049", 3*time.Minute)
 	console.wait(t, "netroot-e2e: init runs", time.Minute)
-	if !strings.Contains(console.String(), "tiny@1") && !strings.Contains(console.String(), "Older generations") {
+	// QEMU's BIOS copies the screen to the serial line, where pxelinux writes as well: each letter of an entry comes twice.
+	if !strings.Contains(console.String(), "Automatic boot in") {
 		t.Errorf("no menu was drawn on the serial console:\n%q", console)
 	}
 	if !strings.Contains(console.String(), "BOOTIF=01-52-54-00-12-34-56") {

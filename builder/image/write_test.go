@@ -584,7 +584,11 @@ func TestWriteReproducible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{root, copied} {
+	link := filepath.Join(t.TempDir(), "like-proc-PID-root")
+	if err := os.Symlink(root, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{root, copied, link} {
 		again, _ := pack(t, dir, o)
 		got, err := os.ReadFile(again)
 		if err != nil {

@@ -45,13 +45,13 @@ func newSite(t *testing.T) site {
 
 func namespace(t *testing.T) int {
 	t.Helper()
-	cmd := exec.Command("sleep", "infinity")
+	cmd := exec.Command("sleep", "300") // not for ever: should the test be killed, this goes too
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	startProcess(t, cmd)
 	return cmd.Process.Pid
 }
 
-// startProcess ties a process to the test. Pdeathsig would tie it to a thread of the test, and those come and go here.
+// startProcess ends a process with the test. Pdeathsig would end it with a thread of the test, and those come and go here.
 func startProcess(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	if err := cmd.Start(); err != nil {

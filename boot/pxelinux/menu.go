@@ -57,7 +57,9 @@ func (m Menu) Text() (string, error) {
 		return b.String(), nil
 	}
 	if m.Direct && len(m.Entries) > 0 {
-		fmt.Fprintf(&b, "DEFAULT %s\n", m.Entries[0].Label)
+		// PROMPT 0 boots at once whatever TIMEOUT says. When that fails pxelinux shows a prompt, and would wait there for a
+		// keyboard; so it tries again after ten seconds.
+		fmt.Fprintf(&b, "DEFAULT %s\nTIMEOUT 100\n", m.Entries[0].Label)
 		if err := m.Entries[0].write(&b, false); err != nil {
 			return "", err
 		}

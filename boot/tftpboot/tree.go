@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -64,6 +65,8 @@ type Tree struct {
 	NFSPort int
 	// HTTPPort is where iPXE loads from; 0 means it uses TFTP.
 	HTTPPort int
+	// Log hears of machines whose image cannot be found; nil is silent.
+	Log *slog.Logger
 }
 
 // FS returns the tree for the clients that know the server as server and come in on the interface iface.
@@ -201,6 +204,9 @@ func (v *view) menu(m host.Machine) (pxelinux.Menu, error) {
 	case d.Image != "":
 		g, err := v.tree.Store.Resolve(d.Image)
 		if err != nil {
+			if v.tree.Log != nil {
+				v.tree.Log.Warn("refused", "service", "tftp", "mac", m.MAC.String(), "host", d.Name, "reason", "no image to boot: "+err.Error())
+			}
 			return pxelinux.Menu{Title: "netroot", Local: true, Note: err.Error()}, nil
 		}
 		return pxelinux.Menu{Title: "netroot", Entries: []pxelinux.Entry{v.entry(g, d)}, Direct: true}, nil

@@ -58,8 +58,7 @@ func (t *Tree) Write(ctx context.Context, dir string, server netip.Addr, macs []
 	if err != nil {
 		return done, err
 	}
-	// iPXE loads the tree as everything else here: from somebody else's TFTP server, known by its own address only. The
-	// scripts need a URL, so they name this server and its HTTP or TFTP port.
+	// Scripts for iPXE need a URL, and the address of the other TFTP server is not known: they load kernels from this one.
 	view := &view{t, server, ""}
 	names, err := t.names(macs)
 	if err != nil {
@@ -139,8 +138,11 @@ func inTheWay(dir string, names, own []string, fsys fs.FS) error {
 	for _, name := range names {
 		at := filepath.Join(dir, name)
 		st, err := os.Lstat(at)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
+		}
+		if errors.Is(err, unix.ENOTDIR) {
+			return fmt.Errorf("write boot tree: %s cannot be made, because a file is where a folder should be: move that away, or choose another folder", at)
 		}
 		if err != nil {
 			return fmt.Errorf("write boot tree: %w", err)

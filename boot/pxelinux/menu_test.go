@@ -1,0 +1,105 @@
+package pxelinux
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func entry(ref string, old bool, cmdline ...string) Entry {
+	dir := strings.Replace(ref, "@", "/", 1)
+	return Entry{Label: ref, Title: ref + "  2026-03-01 12:00", Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Old: old,
+		Cmdline: append([]string{"root=nfs:10.0.0.1:/" + ref + ":vers=3", "ip=dhcp"}, cmdline...)}
+}
+
+var menus = map[string]Menu{
+	"several": {Title: "netroot 10.0.0.1", Local: true, Entries: []Entry{
+		entry("debian-12@3", false, "console=ttyS0,115200"), entry("slc68@1", false), entry("debian-12@2", true), entry("debian-12@1", true)}},
+	"direct":        {Title: "netroot", Direct: true, Entries: []Entry{entry("debian-12@3", false, "netroot.hostname=alpha")}},
+	"empty":         {Title: "netroot 10.0.0.1", Local: true, Note: "No image is current. Make one: netroot build RECIPE"},
+	"ignored":       {Local: true},
+	"odd-titles":    {Title: "a^b\nSERIAL 1", Seconds: 10, Entries: []Entry{{Label: "x@1", Title: "ディスクレス\tx " + strings.Repeat("long ", 30), Kernel: "x/1/vmlinuz", Initrd: "x/1/initrd.img"}}},
+	"one-of-a-kind": {Title: "netroot", Entries: []Entry{entry("debian-12@1", false)}},
+}
+
+func TestTexts(t *testing.T) {
+	for name, m := range menus {
+		text, err := m.Text()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		script, err := m.IPXEScript("http://10.0.0.1:80/")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for file, got := range map[string]string{name + ".cfg": text, name + ".ipxe": script} {
+			golden := filepath.Join("testdata", file)
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("%s: got:\n%s\nwant:\n%s", file, got, want)
+			}
+		}
+		// What holds for every configuration pxelinux reads.
+		if !strings.HasPrefix(text, "SERIAL 0 115200\n") {
+			t.Errorf("%s: SERIAL is not the first directive", name)
+		}
+		for line := range strings.Lines(text) {
+			if len(line) > maxCmdline+len("  APPEND \n") || strings.ContainsFunc(line[:len(line)-1], func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Errorf("%s: bad line %q", name, line)
+			}
+		}
+	}
+}
+
+func TestCommandLineLimit(t *testing.T) {
+	e := entry("debian-12@3", false)
+	room := maxCmdline - len("BOOT_IMAGE=debian-12/3/vmlinuz ") - len(strings.Join(e.Cmdline, " ")) - len(" initrd=debian-12/3/initrd.img") - len(" BOOTIF=01-aa-bb-cc-dd-ee-ff")
+	for n, ok := range map[int]bool{room - 1: true, room: false} {
+		e := entry("debian-12@3", false, strings.Repeat("x", n))
+		text, err := Menu{Direct: true, Entries: []Entry{e}}.Text()
+		if (err == nil) != ok {
+			t.Errorf("an argument of %d bytes: %v", n, err)
+		}
+		if ok && !strings.Contains(text, strings.Repeat("x", n)+"\n") {
+			t.Error("the argument is not there whole")
+		}
+		if !ok && !strings.Contains(err.Error(), "debian-12@3: the kernel command line has 2048 bytes, and kernels keep 2047") {
+			t.Error(err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for name, m := range map[string]Menu{
+		"new line in an argument": {Entries: []Entry{entry("a@1", false, "x\nLABEL evil")}},
+		"space in a path":         {Entries: []Entry{{Label: "a@1", Kernel: "my image/vmlinuz", Initrd: "i"}}},
+		"no kernel":               {Entries: []Entry{{Label: "a@1", Initrd: "i"}}},
+		"twice the same":          {Entries: []Entry{entry("a@1", false), entry("a@1", true)}},
+		"in a direct boot":        {Direct: true, Entries: []Entry{entry("a@1", false, "x\ry")}},
+	} {
+		if text, err := m.Text(); err == nil {
+			t.Errorf("%s was written:\n%s", name, text)
+		}
+	}
+	direct := Menu{Direct: true, Entries: []Entry{entry("a@1", false, "x=${net0/ip}")}}
+	if text, err := direct.IPXEScript("tftp://10.0.0.1/"); err == nil {
+		t.Errorf("iPXE would expand this:\n%s", text)
+	}
+	for _, base := range []string{"", "http://10.0.0.1", "http://10.0.0.1/a b/"} {
+		if _, err := menus["direct"].IPXEScript(base); err == nil {
+			t.Errorf("base %q was taken", base)
+		}
+	}
+}

@@ -170,13 +170,28 @@ func (s *Server) Exited() (bool, error) {
 	return true, fmt.Errorf("netroot serve ended (%v): %s", err, strings.Join(s.stderr.tail(5), "; "))
 }
 
-// Policy is the netroot.yaml that gives one machine an image, a console and the command channel of Shell.
+// Policy is the netroot.yaml that gives one machine an image, a console and the command channel of Shell, and boots
+// nobody else. The machine gets the name, as far as it can be that of a host.
 func Policy(mac, name, image string, cmdline ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "default: ignore\nhosts:\n  - name: %s\n    mac: [%s]\n    image: %s\n    cmdline:\n",
-		strconv.Quote(name), strconv.Quote(mac), strconv.Quote(image))
+		strconv.Quote(hostName(name)), strconv.Quote(mac), strconv.Quote(image))
 	for _, word := range append([]string{"netroot.shell=ttyS1", "console=ttyS0,115200"}, cmdline...) {
 		fmt.Fprintf(&b, "      - %s\n", strconv.Quote(word))
 	}
 	return b.String()
+}
+
+// hostName makes a label of the DNS of any text (RFC 1123, 2.1).
+func hostName(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < 0x80 && (r == '-' || '0' <= r && r <= '9' || 'a' <= r|0x20 && r|0x20 <= 'z') {
+			return r
+		}
+		return '-'
+	}, s)
+	if s = strings.Trim(s[:min(len(s), 63)], "-"); s == "" {
+		return "machine"
+	}
+	return s
 }

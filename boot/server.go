@@ -150,6 +150,14 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 	return services, nil
 }
 
+// dhcpConfig says what iPXE clients get: pxelinux as everybody else, or their script.
+func (s *Server) dhcpConfig(tree *tftpboot.Tree) proxydhcp.Config {
+	if s.Policy.IPXE == "script" {
+		return proxydhcp.Config{Script: tree.ScriptURL}
+	}
+	return proxydhcp.Config{}
+}
+
 // portmap opens port 111 for clients that ask where NFS is. Machines we boot never ask, so a port that is taken is no
 // reason to fail.
 func (s *Server) portmap(n *nfs.Server, log *slog.Logger) (service, bool) {

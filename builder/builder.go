@@ -5,22 +5,11 @@ package builder
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"time"
 
-	"netroot/builder/apt"
 	"netroot/builder/check"
-	"netroot/builder/chroot"
-	"netroot/builder/customize"
-	"netroot/builder/dpkg"
-	"netroot/builder/fetch"
-	"netroot/builder/image"
-	"netroot/builder/initramfs"
 	"netroot/builder/lock"
 	"netroot/builder/progress"
 	"netroot/builder/recipe"
@@ -42,8 +31,9 @@ type Builder struct {
 
 // Options of one build.
 type Options struct {
-	Locked *lock.Lock // build exactly these packages; nil resolves the newest
-	Force  bool       // build even when nothing changed
+	Locked    *lock.Lock // build exactly these packages; nil resolves the newest
+	Force     bool       // build even when nothing changed
+	Candidate bool       // publish, but leave current what is current
 }
 
 // A Result is the outcome of a build.
@@ -68,13 +58,10 @@ func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Resul
 	}
 	defer draft.Abort()
 
-	source, err := b.source(r)
-	if err != nil {
-		return Result{}, err
-	}
+	src := b.aptSource(r)
 	pins := o.Locked
 	if pins == nil {
-		if pins, err = source.resolve(ctx); err != nil {
+		if pins, err = src.resolve(ctx); err != nil {
 			return Result{}, fmt.Errorf("resolve %s: %w", r.Name, err)
 		}
 	}
@@ -87,22 +74,38 @@ func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Resul
 		}
 	}
 
-	if err := source.fetch(ctx, pins); err != nil {
+	if err := src.fetch(ctx, pins); err != nil {
 		return Result{}, fmt.Errorf("build %s: %w", r.Name, err)
 	}
-	if err := b.loader(ctx); err != nil {
-		return Result{}, err
+	if err := b.loader(ctx, src); err != nil {
+		return Result{}, fmt.Errorf("build %s: %w", r.Name, err)
 	}
 	var manifest store.Manifest
-	findings, err := b.root(ctx, r, pins, draft, &manifest)
+	findings, err := b.root(ctx, r, pins, src, draft, &manifest)
 	if err != nil {
-		return Result{Findings: findings}, err
+		return Result{Findings: findings}, fmt.Errorf("build %s: %w", r.Name, err)
 	}
 	manifest.Recipe, manifest.Lock = inputs, pins
-	b.Progress.Step("publishing %s", r.Name)
-	g, err := draft.Publish(manifest)
+	b.Progress.Step("publishing")
+	publish := draft.Publish
+	if o.Candidate {
+		publish = draft.PublishCandidate
+	}
+	g, err := publish(manifest)
 	if err != nil {
 		return Result{}, err
 	}
 	return Result{Generation: g, New: true, Findings: findings}, nil
+}
+
+// Resolve pins the newest packages that satisfy a recipe.
+func (b *Builder) Resolve(ctx context.Context, r *recipe.Recipe) (*lock.Lock, error) {
+	if err := b.Store.Prepare(); err != nil {
+		return nil, err
+	}
+	pins, err := b.aptSource(r).resolve(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", r.Name, err)
+	}
+	return pins, nil
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"netroot/builder/atomicfile"
 	"netroot/builder/check"
 	"netroot/builder/chroot"
 	"netroot/builder/customize"
@@ -17,6 +16,7 @@ import (
 	"netroot/builder/image"
 	"netroot/builder/initramfs"
 	"netroot/builder/lock"
+	"netroot/builder/progress"
 	"netroot/builder/recipe"
 	"netroot/builder/store"
 )
@@ -49,29 +49,32 @@ func (b *Builder) newest(image string) (store.Generation, bool, error) {
 
 // root assembles the root of a recipe from unpacked packages, checks it, and writes kernel, initramfs and image into
 // the draft. It fills in of m what the generation must know about itself.
-func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, draft *store.Draft, m *store.Manifest) ([]check.Finding, error) {
+func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, src *aptSource, draft *store.Draft, m *store.Manifest) ([]check.Finding, error) {
 	lower := filepath.Join(draft.Scratch(), "root")
 	if err := os.Mkdir(lower, 0o755); err != nil {
 		return nil, fmt.Errorf("assemble %s: %w", r.Name, err)
 	}
 	b.Progress.Step("assembling %d packages", len(pins.Packages))
-	if err := dpkg.Assemble(ctx, pins.Packages, b.unpacked(), lower, pins.Arch); err != nil {
-		return nil, fmt.Errorf("assemble %s: %w", r.Name, err)
+	if err := dpkg.Assemble(ctx, dpkg.Root{Packages: pins.Packages, Cache: b.unpacked(), Dir: lower, Arch: pins.Arch, Sources: src.aptSources(), Log: b.log()}); err != nil {
+		return nil, err
 	}
-	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: draft.Scratch(), Arch: pins.Arch, Hostname: r.Name, Log: b.log()})
+	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(draft.Scratch(), "changes"), Arch: pins.Arch, Hostname: r.Name, Log: b.log()})
 	if err != nil {
-		return nil, fmt.Errorf("enter the root of %s: %w", r.Name, err)
+		return nil, err
 	}
 	defer session.Close()
-	b.Progress.Step("configuring")
-	if err := dpkg.Configure(ctx, session, b.log()); err != nil {
-		return nil, fmt.Errorf("configure %s: %w", r.Name, err)
+	configuring := b.Progress.Start("configuring", int64(len(pins.Packages)), progress.Items)
+	err = dpkg.Configure(ctx, session, dpkg.Options{Log: b.log(), Progress: func(int, int, string) { configuring.Add(1) }})
+	if err != nil {
+		configuring.Abort()
+		return nil, err
 	}
+	configuring.Done()
 	if err := customize.Apply(ctx, r, session, b.log()); err != nil {
 		return nil, fmt.Errorf("customize %s: %w", r.Name, err)
 	}
 
-	fsys := os.DirFS(session.Root())
+	fsys := os.DirFS(session.Tree())
 	findings := check.Run(fsys)
 	for _, f := range findings {
 		if f.Severity == check.Warning {
@@ -83,16 +86,15 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, d
 	}
 
 	m.Arch, m.Cmdline, m.Writable, m.OverlaySize = pins.Arch, r.Kernel.Cmdline, r.Root.Writable, r.Root.Size
-	if m.KernelRelease, err = b.kernelAndInitramfs(session.Root(), draft.Dir()); err != nil {
+	if m.KernelRelease, err = b.kernelAndInitramfs(session.Tree(), draft.Dir()); err != nil {
 		return findings, err
 	}
 	b.Progress.Step("writing the image")
-	stats, err := image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Root(), image.Options{Exclude: session.Mounts()})
+	stats, err := image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Tree(), image.Options{})
 	if err != nil {
 		return findings, err
 	}
-	m.Parts = map[string]store.Part{store.PartRoot: {Size: stats.Bytes, SHA256: stats.SHA256}}
-	b.log().Debug("image written", "files", stats.Files, "bytes", stats.Bytes)
+	m.Parts = map[string]store.Part{store.PartRoot: {Size: stats.Size, SHA256: stats.SHA256}}
 	return findings, nil
 }
 
@@ -120,29 +122,6 @@ func (b *Builder) kernelAndInitramfs(root, dir string) (release string, err erro
 		return "", fmt.Errorf("write the initramfs: %w", err)
 	}
 	return release, out.Close()
-}
-
-// loaderFiles are what a BIOS machine is sent before its kernel, and the package that each is in.
-var loaderFiles = []struct{ pkg, path string }{
-	{"pxelinux", "usr/lib/PXELINUX/pxelinux.0"},
-	{"syslinux-common", "usr/lib/syslinux/modules/bios/ldlinux.c32"},
-	{"syslinux-common", "usr/lib/syslinux/modules/bios/libcom32.c32"},
-	{"syslinux-common", "usr/lib/syslinux/modules/bios/libutil.c32"},
-	{"syslinux-common", "usr/lib/syslinux/modules/bios/menu.c32"},
-}
-
-// installLoader puts the boot loader files of the packages at debs (package name to .deb) into the store.
-func (b *Builder) installLoader(debs map[string]string) error {
-	for _, f := range loaderFiles {
-		data, err := dpkg.ReadFile(debs[f.pkg], f.path)
-		if err != nil {
-			return fmt.Errorf("take the boot loader out of %s: %w", f.pkg, err)
-		}
-		if err := atomicfile.Write(filepath.Join(b.Store.LoaderDir(), filepath.Base(f.path)), data, 0o644); err != nil {
-			return fmt.Errorf("install the boot loader: %w", err)
-		}
-	}
-	return nil
 }
 
 func (b *Builder) log() *slog.Logger {

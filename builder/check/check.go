@@ -219,46 +219,32 @@ func nsswitch(root fs.FS) (string, string, Severity) {
 	return "", "", ""
 }
 
-// nameService finds a resolver module that names need and that the C library could not load: missing, or of another
-// architecture than the shell.
+// nameService finds a resolver module that names need and that the C library could not load: missing, or only there
+// for another architecture than the shell's.
 func nameService(root fs.FS) (string, string, Severity) {
-	shell, err := elf.Open(root, "/bin/sh")
+	shell, err := elf.Resolve(root, "/bin/sh")
 	if err != nil {
-		return "/bin/sh: " + err.Error(), "a shell is needed to boot at all", Error
+		return err.Error(), "a shell is needed to boot at all: install what it needs", Error
 	}
-	libc := false
-	for _, need := range shell.Needed {
-		libc = libc || need == "libc.so.6"
+	at := slices.IndexFunc(shell.Files, func(name string) bool { return path.Base(name) == "libc.so.6" })
+	if at < 0 {
+		return "", "", "" // another C library: no name service switch
 	}
-	if !libc {
-		return "", "", "" // another C library: no NSS
+	libc := shell.Files[at]
+	// glibc carries the files and dns sources itself since 2.34.
+	if data, err := tree.ReadFile(root, libc); err != nil || bytes.Contains(data, []byte("_nss_dns_gethostbyname4_r")) {
+		return "", "", ""
 	}
 	for _, source := range hostsSources(root) {
 		if source != "files" && source != "dns" {
-			continue // optional sources are skipped by glibc when their module is missing
+			continue // glibc passes over a source that is not installed
 		}
-		soname := "libnss_" + source + ".so.2"
-		found, err := elf.FindLibrary(root, soname, shell)
-		switch {
-		case err == nil && found != "":
-		case source == "files", source == "dns":
-			if builtIntoLibc(root, shell) {
-				continue
-			}
-			return fmt.Sprintf("%s, which `hosts:` needs, is not there for the architecture of /bin/sh", soname), "names will not resolve; install the C library of the root's own architecture", Error
+		module := path.Join(path.Dir(libc), "libnss_"+source+".so.2")
+		if !tree.Exists(root, module) {
+			return fmt.Sprintf("/%s, which `hosts:` in /etc/nsswitch.conf needs, is not there", module), "names will not resolve; install the C library of the root's own architecture whole", Error
 		}
 	}
 	return "", "", ""
-}
-
-// builtIntoLibc tells whether the C library carries the files and dns sources itself, as glibc does since 2.34.
-func builtIntoLibc(root fs.FS, shell *elf.File) bool {
-	at, err := elf.FindLibrary(root, "libc.so.6", shell)
-	if err != nil || at == "" {
-		return false
-	}
-	data, err := fs.ReadFile(root, at)
-	return err == nil && bytes.Contains(data, []byte("_nss_dns_gethostbyname4_r"))
 }
 
 func persistentNet(root fs.FS) (string, string, Severity) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"netroot/builder"
 	"netroot/builder/lock"
 	"netroot/builder/recipe"
-	"netroot/recipes"
 )
 
 // buildFlags are the flags of build.
@@ -45,7 +43,7 @@ Killed at any moment, build leaves the generation that was current as it was.`,
 		},
 	}
 	cmd.Flags().StringVar(&f.mirror, "mirror", "", "take packages from this mirror instead of the recipe's or the host's")
-	cmd.Flags().StringVar(&f.arch, "arch", "", "build for this architecture instead of the recipe's: "+strings.Join(recipe.Arches, ", "))
+	cmd.Flags().StringVar(&f.arch, "arch", "", "build for this architecture instead of the recipe's: "+strings.Join(recipe.Arches(), ", "))
 	cmd.Flags().BoolVar(&f.locked, "locked", false, "build exactly the packages of the lock file beside the recipe")
 	cmd.Flags().BoolVar(&f.force, "force", false, "build even when nothing changed")
 	cmd.Flags().BoolVar(&f.verify, "verify", false, "boot the new generation in QEMU and make it current only when it is up")
@@ -126,20 +124,11 @@ func (c *cli) builder(mirror string, jobs int) (*builder.Builder, error) {
 // loadRecipe reads a recipe by file name or by the name of a shipped one. lockPath is where its lock file belongs, ""
 // for a shipped recipe.
 func loadRecipe(arg, arch string) (r *recipe.Recipe, lockPath string, err error) {
-	_, statErr := os.Stat(arg)
-	switch {
-	case statErr == nil || strings.ContainsRune(arg, '/') || strings.HasSuffix(arg, ".yaml"):
-		r, err = recipe.Load(arg)
-		lockPath = strings.TrimSuffix(arg, filepath.Ext(arg)) + ".lock"
-	default:
-		name := arg + ".yaml"
-		if _, err := fs.Stat(recipes.FS, name); err != nil {
-			return nil, "", usageError{fmt.Errorf("no file %s and no shipped recipe of that name; shipped are: %s", arg, strings.Join(recipes.Names(), ", "))}
-		}
-		r, err = recipe.LoadFS(recipes.FS, name)
-	}
-	if err != nil {
+	if r, err = recipe.Find(arg); err != nil {
 		return nil, "", err
+	}
+	if _, err := os.Stat(arg); err == nil {
+		lockPath = strings.TrimSuffix(arg, filepath.Ext(arg)) + ".lock"
 	}
 	if arch != "" {
 		if err := r.SetArch(arch); err != nil {

@@ -63,7 +63,6 @@ func (c *cli) run(ctx context.Context, args []string) int {
 func exitCode(err error) int {
 	var (
 		usage  usageError
-		config *strictyaml.Error
 		busy   *store.BusyError
 		unfit  *check.UnfitError
 		failed *vm.FailedError
@@ -71,7 +70,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &usage), errors.As(err, &config):
+	case errors.As(err, &usage), strictyaml.List(err) != nil:
 		return exitUsage
 	case errors.As(err, &busy):
 		return exitBusy

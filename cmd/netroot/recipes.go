@@ -21,7 +21,7 @@ func (c *cli) recipesCommand() *cobra.Command {
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				for _, name := range recipes.Names() {
+				for _, name := range recipe.Shipped() {
 					if c.json {
 						if err := c.printJSON(map[string]string{"name": name}); err != nil {
 							return err
@@ -34,7 +34,7 @@ func (c *cli) recipesCommand() *cobra.Command {
 			}
 			data, err := fs.ReadFile(recipes.FS, args[0]+".yaml")
 			if err != nil {
-				return usageError{fmt.Errorf("no shipped recipe %q; shipped are: %s", args[0], strings.Join(recipes.Names(), ", "))}
+				return usageError{fmt.Errorf("no shipped recipe %q; shipped are: %s", args[0], strings.Join(recipe.Shipped(), ", "))}
 			}
 			_, err = c.stdout.Write(data)
 			return err

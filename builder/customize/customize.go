@@ -136,7 +136,7 @@ func (c *customizer) user(u *recipe.User) error {
 		args = append(args, "--uid", strconv.Itoa(*u.UID))
 	}
 	if u.Home != "" {
-		args = append(args, "--home", u.Home)
+		args = append(args, "-d", u.Home) // --home-dir or --home
 	}
 	shell := u.Shell
 	if shell == "" && !old && c.root.exists("/bin/bash") {
@@ -250,13 +250,43 @@ func (c *customizer) services() error {
 
 // hooks runs the recipe's scripts in the root, in their order.
 func (c *customizer) hooks() error {
+	if len(c.rec.Hooks) == 0 {
+		return nil
+	}
+	restore, err := c.root.lendResolver("/etc/resolv.conf")
+	if err != nil {
+		return err
+	}
 	for _, h := range c.rec.Hooks {
 		c.log.Info("running hook", "hook", h.Name)
 		if err := c.hook(h); err != nil {
 			return fmt.Errorf("%q: %w", h.Name, err)
 		}
 	}
-	return nil
+	return restore()
+}
+
+// lendResolver gives a root whose resolv.conf is empty the host's, so that hooks can reach the network by name, and returns
+// what takes it away again unless a hook has changed it.
+func (r rootDir) lendResolver(host string) (restore func() error, err error) {
+	const name = "/etc/resolv.conf"
+	keep := func() error { return nil }
+	lent, err := os.ReadFile(host)
+	if err != nil || len(lent) == 0 || r.link(name) != "" {
+		return keep, nil
+	}
+	if now, err := tree.ReadFile(r.fsys, name); err != nil || len(now) > 0 {
+		return keep, nil
+	}
+	if err := r.writeString(name, string(lent)); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if now, err := tree.ReadFile(r.fsys, name); err != nil || !bytes.Equal(now, lent) {
+			return nil
+		}
+		return r.writeString(name, "")
+	}, nil
 }
 
 func (c *customizer) hook(h recipe.Hook) error {

@@ -67,7 +67,9 @@ func supplies(rec *recipe.Recipe, name string) bool {
 	return slices.ContainsFunc(rec.Files, func(f recipe.File) bool { return f.Path == name })
 }
 
-func (r rootDir) hasSystemd() bool { return r.exists("/usr/lib/systemd/systemd") || r.exists("/lib/systemd/systemd") }
+func (r rootDir) hasSystemd() bool {
+	return r.exists("/usr/lib/systemd/systemd") || r.exists("/lib/systemd/systemd")
+}
 
 // hostname writes the name that a machine has when neither netroot.yaml nor the DHCP server gives it one.
 func (r rootDir) hostname(rec *recipe.Recipe) error {

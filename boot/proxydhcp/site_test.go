@@ -342,8 +342,8 @@ func TestOnlyOnChosenInterfaces(t *testing.T) {
 
 func TestEventsOfAnswers(t *testing.T) {
 	s := newSite(t)
-	var said bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&said, nil))
+	said := &events{}
+	log := slog.New(slog.NewTextHandler(said, nil))
 	s.serveOurs(t, &Server{Log: log, Decide: func(m host.Machine) host.Decision {
 		if m.Interface != "eth0" || m.UUID != "58b41815-581e-c62a-d4e2-f44d30606469" {
 			return host.Decision{Ignore: true, Reason: fmt.Sprintf("asked about %+v", m)}
@@ -354,14 +354,39 @@ func TestEventsOfAnswers(t *testing.T) {
 		t.Error("no answer")
 	}
 	s.ask(t, asked["intel"], 200*time.Millisecond)
-	time.Sleep(50 * time.Millisecond)
 	for _, want := range []string{
 		`msg=offer service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha arch=0 ipxe=false server=10.77.0.3 file=pxelinux.0`,
 		`msg=ack service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha arch=0 ipxe=true server=10.77.0.3 file=tftp://10.77.0.3/pxelinux.0`,
 		`msg=refused service=dhcp mac=52:54:00:12:34:56 interface=eth0 arch=0 reason="asked about`,
 	} {
-		if !strings.Contains(said.String(), want) {
-			t.Errorf("no event %s in:\n%s", want, &said)
+		said.wait(t, want)
+	}
+}
+
+// events is a log that can be waited for.
+type events struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (e *events) Write(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.b.Write(p)
+}
+
+func (e *events) wait(t *testing.T, want string) {
+	t.Helper()
+	for end := time.Now().Add(3 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		e.mu.Lock()
+		said := e.b.String()
+		e.mu.Unlock()
+		switch {
+		case strings.Contains(said, want):
+			return
+		case time.Now().After(end):
+			t.Errorf("no event %s in:\n%s", want, said)
+			return
 		}
 	}
 }

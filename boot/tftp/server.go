@@ -139,6 +139,9 @@ func (h *handler) read(name string, to io.ReaderFrom) error {
 	client, local := addresses(t)
 	log := h.log.With("client", client.Addr().String(), "file", clip(name, maxEventName))
 	clean, err := Clean(name)
+	if err == nil && (!local.IsValid() || local.IsUnspecified()) {
+		err = errors.New("the request was a broadcast") // RFC 1123, section 4.2.3.5
+	}
 	if err != nil {
 		log.Info("refused", "reason", err.Error())
 		refuse(t, errAccess, err.Error())
@@ -167,8 +170,9 @@ func (h *handler) read(name string, to io.ReaderFrom) error {
 	switch {
 	case err == nil:
 		log.Info("read", "bytes", n, "seconds", time.Since(start).Seconds())
-	case n == 0:
-		// The client ended the transfer at the option acknowledgement: it wanted to know the size. UEFI and iPXE do.
+	case n == 0 && strings.Contains(err.Error(), "code="):
+		// The client ended the transfer by an error packet at the option acknowledgement: it wanted to know the size. UEFI
+		// and iPXE do. The library tells that from silence in words only.
 		log.Debug("probe", "reason", clip(err.Error(), maxRefusalText))
 	default:
 		log.Info("aborted", "bytes", n, "seconds", time.Since(start).Seconds(), "reason", clip(err.Error(), maxRefusalText))

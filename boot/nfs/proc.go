@@ -114,11 +114,11 @@ func (c *conn) lookup(e *export, dir *image.Inode, name []byte, cred *credential
 	case len(name) == 0:
 		return nil, errInval
 	}
-	// The image only compares it, so that the bytes of the record will do.
-	found, ok := e.img.Lookup(dir, unsafe.String(&name[0], len(name)))
+	text := unsafe.String(&name[0], len(name)) // good until the next record is read
+	found, ok := e.img.Lookup(dir, text)
 	if !ok {
-		if dir == e.img.Root() && strings.HasPrefix(string(name), stagePrefix) {
-			c.tellStage(e, string(name))
+		if dir == e.img.Root() && strings.HasPrefix(text, stagePrefix) {
+			c.tellStage(e, strings.Clone(text))
 		}
 		return nil, errNoEnt
 	}

@@ -41,10 +41,8 @@ func procRead(c *conn, q *call) bool {
 		c.out = putPostAttr(c.out, e, i)
 		return true
 	}
-	n := 0
-	if off < uint64(i.Size) {
-		n = int(min(uint64(count), readMax, uint64(i.Size)-off))
-	}
+	off = min(off, uint64(i.Size)) // a READ past the end is one at the end
+	n := int(min(uint64(count), readMax, uint64(i.Size)-off))
 	r := read{e, i, int64(off), n}
 	c.s.stats.readBytes.Add(uint64(n))
 	if n <= smallRead {

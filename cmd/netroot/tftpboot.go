@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,21 @@ The roots are still served by 'netroot serve' at ADDRESS. Run it again after eve
 				return err
 			}
 			tree := &tftpboot.Tree{Store: s, Loader: s.LoaderDir(), Decide: policy.Decide, NFSPort: ports.NFS, HTTPPort: ports.HTTP}
-			return tree.Write(args[0], address)
+			var macs []net.HardwareAddr
+			for _, h := range policy.Hosts {
+				if !h.Disabled {
+					macs = append(macs, h.MACs...)
+				}
+			}
+			done, err := tree.Write(cmd.Context(), args[0], address, macs)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return c.printJSON(done)
+			}
+			fmt.Fprintf(c.stdout, "%s: %d files written, %d unchanged, %d removed\n", args[0], done.New, done.Same, done.Removed)
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&server, "server", "", "the address that clients know this server by")

@@ -1,0 +1,272 @@
+//go:build e2e
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"netroot/builder/store"
+)
+
+// A site is a store and a recipe that is built again and again: packages come once from the host's own mirror.
+type site struct {
+	program, store, recipe string
+}
+
+// newSite makes a store, which NETROOT_E2E_STORE can supply to save the downloads, and a small recipe.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("building a root needs root")
+		}
+		t.Skip("building a root needs root")
+	}
+	dir := t.TempDir()
+	s := &site{program: os.Getenv("NETROOT"), store: os.Getenv("NETROOT_E2E_STORE"), recipe: filepath.Join(dir, "small.yaml")}
+	if s.program == "" {
+		s.program = filepath.Join(dir, "netroot")
+		if out, err := exec.Command("go", "build", "-o", s.program, ".").CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+	}
+	if s.store == "" {
+		s.store = filepath.Join(dir, "store")
+	}
+	s.write(t, "")
+	return s
+}
+
+// write writes the recipe, with more lines at its end.
+func (s *site) write(t *testing.T, more string) {
+	t.Helper()
+	const text = "name: small\narch: amd64\nfrom: {apt: {suite: bookworm, components: [main]}}\n" +
+		"packages: [linux-image-amd64, systemd-sysv, iproute2, isc-dhcp-client, kmod]\n"
+	if err := os.WriteFile(s.recipe, []byte(text+more), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *site) command(args ...string) *exec.Cmd {
+	return exec.Command(s.program, append(args, "--store", s.store, "--progress", "none")...)
+}
+
+// run runs a verb, which must end with the exit code, and returns what it said.
+func (s *site) run(t *testing.T, code int, args ...string) (stdout, stderr string) {
+	t.Helper()
+	cmd := s.command(args...)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != code {
+		t.Fatalf("netroot %s: exit code %d, not %d\n%s%s", strings.Join(args, " "), got, code, out.String(), errOut.String())
+	}
+	return out.String(), errOut.String()
+}
+
+func (s *site) current(t *testing.T) store.Generation {
+	t.Helper()
+	st, err := store.Open(s.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := st.Resolve("small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// leftovers finds mounts and processes that a build left behind.
+func (s *site) leftovers(t *testing.T) string {
+	t.Helper()
+	var found []string
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), s.store) {
+		found = append(found, "a mount below the store")
+	}
+	roots, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range roots {
+		data, _ := os.ReadFile(path)
+		if strings.Contains(string(data), s.store) {
+			found = append(found, fmt.Sprintf("process %s: %q", filepath.Base(filepath.Dir(path)), data))
+		}
+	}
+	return strings.Join(found, ", ")
+}
+
+// settled waits a moment for killed children to be gone.
+func (s *site) settled(t *testing.T) {
+	t.Helper()
+	var found string
+	for range 50 {
+		if found = s.leftovers(t); found == "" {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("left behind: %s", found)
+}
+
+func TestE2EBuild(t *testing.T) {
+	s := newSite(t)
+
+	start := time.Now()
+	stdout, _ := s.run(t, 0, "build", s.recipe)
+	cold := time.Since(start)
+	first := s.current(t)
+	if want := first.Ref() + " is published\n"; stdout != want {
+		t.Errorf("build said %q, not %q", stdout, want)
+	}
+	if err := first.Verify(context.Background()); err != nil {
+		t.Error(err)
+	}
+
+	start = time.Now()
+	stdout, _ = s.run(t, 0, "build", s.recipe)
+	unchanged := time.Since(start)
+	if want := first.Ref() + " is up to date\n"; stdout != want {
+		t.Errorf("build of what had not changed said %q, not %q", stdout, want)
+	}
+
+	start = time.Now()
+	s.run(t, 0, "build", "--force", s.recipe)
+	warm := time.Since(start)
+	second := s.current(t)
+	t.Logf("cold %.1f s, from the cache %.1f s, unchanged %.2f s", cold.Seconds(), warm.Seconds(), unchanged.Seconds())
+	for _, part := range []string{store.PartKernel, store.PartInitramfs} {
+		if first.Manifest.Parts[part] != second.Manifest.Parts[part] {
+			t.Errorf("built twice from the same packages, %s differs", part)
+		}
+	}
+
+	// What the root itself says of its packages, in the folder that the image holds.
+	t.Run("rollback", func(t *testing.T) {
+		s.run(t, 0, "rollback", "small")
+		if g := s.current(t); g.Number != first.Number {
+			t.Errorf("after rollback %s is current", g.Ref())
+		}
+		stdout, stderr := s.run(t, 0, "build", s.recipe)
+		if !strings.Contains(stdout, second.Ref()+" is up to date") || !strings.Contains(stderr, "netroot promote "+second.Ref()) {
+			t.Errorf("build after a rollback said %q and %q", stdout, stderr)
+		}
+		s.run(t, 0, "promote", second.Ref())
+	})
+
+	t.Run("locked", func(t *testing.T) {
+		_, stderr := s.run(t, 1, "build", "--locked", s.recipe)
+		if !strings.Contains(stderr, "netroot lock") {
+			t.Errorf("without a lock file: %q", stderr)
+		}
+		s.run(t, 0, "lock", s.recipe)
+		stdout, _ := s.run(t, 0, "build", "--locked", s.recipe)
+		if stdout != second.Ref()+" is up to date\n" {
+			t.Errorf("build of the same lock said %q", stdout)
+		}
+	})
+
+	t.Run("failing hook", func(t *testing.T) {
+		before := s.current(t)
+		s.write(t, "hooks: [{name: doomed, script: 'echo going down; exit 7'}]\n")
+		defer s.write(t, "")
+		_, stderr := s.run(t, 1, "build", s.recipe)
+		for _, want := range []string{"doomed", "7", "going down"} {
+			if !strings.Contains(stderr, want) {
+				t.Errorf("the error does not say %q:\n%s", want, stderr)
+			}
+		}
+		if g := s.current(t); g.Ref() != before.Ref() {
+			t.Errorf("a failed build made %s current", g.Ref())
+		}
+		s.settled(t)
+	})
+
+	t.Run("unfit", func(t *testing.T) {
+		s.write(t, "files: [{path: /etc/fstab, content: \"/dev/sda1 / ext4 defaults 0 1\\n\"}]\n")
+		defer s.write(t, "")
+		_, stderr := s.run(t, 3, "build", s.recipe)
+		if !strings.Contains(stderr, "/etc/fstab mounts /dev/sda1") {
+			t.Errorf("the error is %q", stderr)
+		}
+		s.settled(t)
+	})
+
+	t.Run("interrupted", func(t *testing.T) {
+		cmd := s.command("build", "--force", s.recipe)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(float64(warm) * 0.4))
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 1 {
+			t.Errorf("interrupted, it ended with exit code %d", code)
+		}
+		s.settled(t)
+		if left, _ := filepath.Glob(filepath.Join(s.store, "work", "small@*")); len(left) > 0 {
+			t.Errorf("left in the store: %v", left)
+		}
+	})
+
+	t.Run("two at once", func(t *testing.T) {
+		cmd := s.command("build", "--force", s.recipe)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Signal(syscall.SIGTERM)
+		for range 100 {
+			if left, _ := filepath.Glob(filepath.Join(s.store, "work", "small@*")); len(left) > 0 {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		_, stderr := s.run(t, 4, "build", s.recipe)
+		if !strings.Contains(stderr, "small") {
+			t.Errorf("the error is %q", stderr)
+		}
+	})
+
+	t.Run("killed", func(t *testing.T) {
+		before := s.current(t)
+		for range 3 {
+			cmd := s.command("build", "--force", s.recipe)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(rand.Float64() * float64(warm)))
+			cmd.Process.Kill()
+			cmd.Wait()
+			s.settled(t)
+			if g := s.current(t); g.Number < before.Number || g.Verify(context.Background()) != nil {
+				t.Errorf("after a kill %s is current: %v", g.Ref(), g.Verify(context.Background()))
+			}
+		}
+		s.run(t, 0, "build", "--force", "--keep", "1", s.recipe)
+		if left, _ := filepath.Glob(filepath.Join(s.store, "work", "small@*")); len(left) > 0 {
+			t.Errorf("the next build left %v of the killed ones", left)
+		}
+		stdout, _ := s.run(t, 0, "images")
+		if n := strings.Count(stdout, "\nsmall"); n != 1 {
+			t.Errorf("--keep 1 left %d generations:\n%s", n, stdout)
+		}
+	})
+}

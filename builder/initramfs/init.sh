@@ -586,6 +586,7 @@ configure_static() {
 
 start_network() {
 	find_cards
+	modprobe -a -q -- nfs nfsv3 ${overlay:+overlay} 2>/dev/null & # while the link comes up
 	wait_for_carrier
 	"configure_$method"
 	mac=$(mac_of "$card")
@@ -817,7 +818,6 @@ main() {
 	parse_ip || give_up "$error" "$advice"
 	parse_image
 	stage initramfs
-	modprobe -a -q -- nfs nfsv3 ${overlay:+overlay} 2>/dev/null & # while the network card comes up
 	at initqueue
 	start_network
 	stage network

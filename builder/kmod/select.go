@@ -25,6 +25,9 @@ var notWired = [...]string{
 	"netdevsim", "ipa", "thunderbolt", "phy", "mdio", "pcs", "pse-pd", "mctp", "netkit", "amt",
 }
 
+// notCards are in drivers/net/ethernet, but offload engines for other drivers, never cards.
+var notCards = [...]string{"cnic"}
+
 // mobileModems are in drivers/net/usb, and nobody boots from them.
 var mobileModems = [...]string{
 	"qmi_wwan", "cdc_mbim", "cdc_phonet", "hso", "sierra_net", "huawei_cdc_ncm", "kalmia", "lg_vl600", "ipheth",
@@ -78,8 +81,8 @@ func (x *Index) wired(m *Module, hasBus bool) bool {
 	}
 	top, _, inFolder := strings.Cut(rest, "/")
 	switch {
-	case top == "ethernet":
-		return true
+	case top == "ethernet": // not all have a bus: mlx4_core asks for mlx4_en by name
+		return !contains(notCards[:], m.Name)
 	case top == "phy": // asked for by the kernel itself with an mdio: alias, when a card meets one
 		return true
 	case inFolder && contains(notWired[:], top):
@@ -90,7 +93,7 @@ func (x *Index) wired(m *Module, hasBus bool) bool {
 	return hasBus
 }
 
-// Aliases returns the lines of modules.alias that lead to one of the modules, as they are.
+// aliasesOf returns the lines of modules.alias that lead to one of the modules.
 func (x *Index) aliasesOf(mods map[string]bool) []alias {
 	var list []alias
 	for _, a := range x.aliases {
@@ -101,7 +104,7 @@ func (x *Index) aliasesOf(mods map[string]bool) []alias {
 	return list
 }
 
-// FirmwareDirs are where the kernel's loader looks (drivers/base/firmware_loader/main.c), in that order.
+// firmwareDirs are where the kernel's loader looks (drivers/base/firmware_loader/main.c), in that order.
 func (x *Index) firmwareDirs() []string {
 	return []string{"lib/firmware/updates/" + x.Release, "lib/firmware/updates", "lib/firmware/" + x.Release, "lib/firmware"}
 }

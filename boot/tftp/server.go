@@ -237,8 +237,21 @@ func addresses(t transfer) (client netip.AddrPort, local netip.Addr) {
 	a := t.RemoteAddr()
 	client = a.AddrPort()
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	local, _ = netip.AddrFromSlice(t.LocalIP())
-	return client, local.Unmap()
+	if local, ok := netip.AddrFromSlice(t.LocalIP()); ok {
+		return client, local.Unmap()
+	}
+	return client, towards(client)
+}
+
+// towards returns the address this machine uses for a client, where a request does not tell which one it asked: it came in
+// between the opening of the socket and Serve. Connecting a UDP socket sends nothing.
+func towards(client netip.AddrPort) netip.Addr {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(client))
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
 // clip shortens what a client sent before it goes into a log line.

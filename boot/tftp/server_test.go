@@ -375,6 +375,28 @@ func TestForeignClients(t *testing.T) {
 	}
 }
 
+// A request that came in before Serve does not say which address it asked.
+func TestEarlyRequest(t *testing.T) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newROM(t, "127.0.0.1", conn.LocalAddr().(*net.UDPAddr).Port)
+	r.request(1, "who", "octet")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	s := &Server{FS: func(_, local netip.Addr) fs.FS { return fstest.MapFS{"who": {Data: []byte(local.String())}} }}
+	go func() { done <- s.Serve(ctx, conn) }()
+	if op, rest := r.receive(); op != 3 || string(rest[2:]) != "127.0.0.1" {
+		t.Errorf("got op %d %q", op, rest)
+	}
+	r.ack(1)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBlockLimit(t *testing.T) {
 	ifis := []net.Interface{
 		{Name: "lo", MTU: 65536, Flags: net.FlagUp | net.FlagLoopback},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"netroot/builder/image"
 )
@@ -18,10 +19,10 @@ const (
 	progMount = 100005
 
 	mountPathMax = 1024
-	mountNameMax = 255
 
 	mountErrNoEnt       = 2
 	mountErrIO          = 5
+	mountErrNotDir      = 20
 	mountErrNameTooLong = 63
 )
 
@@ -48,16 +49,14 @@ func procMnt(c *conn, q *call) bool {
 		c.refused(given[:64]+"…", "mount: the path is longer than 1024 bytes")
 		return true
 	}
-	path := cleanPath(given)
-	id, img, err := c.s.Exports.Open(path)
-	var e *export
-	if err == nil {
-		e, err = newExport(id, img)
-	}
+	path, e, dir, err := c.findExport(cleanPath(given))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			c.fail(mountErrNoEnt)
 			c.refused(given, fmt.Sprintf("mount: %v; this server has %s", err, someOf(c.s.Exports.List())))
+		} else if errors.Is(err, syscall.ENOTDIR) {
+			c.fail(mountErrNotDir)
+			c.refused(given, "mount: "+err.Error())
 		} else {
 			c.fail(mountErrIO)
 			c.refused(given, "mount: "+err.Error())
@@ -66,13 +65,47 @@ func procMnt(c *conn, q *call) bool {
 	}
 	c.export = e
 	name := strings.TrimPrefix(path, "/")
-	c.s.mounts.add(c.client, path, id)
+	c.s.mounts.add(c.client, cleanPath(given), name, e.id)
 	c.s.emit(Event{Kind: Mount, Client: c.client, Path: given, Image: name})
 	c.out = put32(c.out, nfsOK)
-	c.out = putHandle(c.out, e, img.Root())
+	c.out = putHandle(c.out, e, dir)
 	c.out = put32(c.out, 1) // one flavor
 	c.out = put32(c.out, authSys)
 	return true
+}
+
+// findExport finds the export that is the longest beginning of path, and the folder in it that is the rest: libnfs mounts the
+// folder of the file it wants.
+func (c *conn) findExport(path string) (string, *export, *image.Inode, error) {
+	id, img, err := c.s.Exports.Open(path)
+	export, first := path, err
+	for errors.Is(err, fs.ErrNotExist) {
+		end := strings.LastIndexByte(export, '/')
+		if end <= 0 {
+			return "", nil, nil, first
+		}
+		export = export[:end]
+		id, img, err = c.s.Exports.Open(export)
+	}
+	if err != nil {
+		return "", nil, nil, err
+	}
+	e, err := newExport(id, img)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	dir := img.Root()
+	for part := range strings.FieldsFuncSeq(path[len(export):], func(r rune) bool { return r == '/' }) {
+		next, ok := img.Lookup(dir, part)
+		if !ok && dir.IsDir() {
+			return "", nil, nil, fmt.Errorf("%s has no folder %s: %w", export, path[len(export):], fs.ErrNotExist)
+		}
+		if !ok || !next.IsDir() {
+			return "", nil, nil, fmt.Errorf("%s in %s: %w", path[len(export):], export, syscall.ENOTDIR)
+		}
+		dir = next
+	}
+	return export, e, dir, nil
 }
 
 // someOf names the first few of a list.
@@ -136,15 +169,15 @@ type mounted struct {
 	path   string
 }
 
-func (l *mountList) add(client netip.Addr, path string, id [16]byte) {
+func (l *mountList) add(client netip.Addr, path, name string, id [16]byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.names == nil || len(l.names) > mountsMax {
 		l.names = make(map[[16]byte]string)
 	}
-	// The path with a generation says more than the one without.
+	// The name with a generation says more than the one without.
 	if !strings.Contains(l.names[id], "@") {
-		l.names[id] = strings.TrimPrefix(path, "/")
+		l.names[id] = name
 	}
 	m := mounted{client, path}
 	if slices.Contains(l.mounts, m) {

@@ -262,8 +262,12 @@ func TestMount(t *testing.T) {
 			t.Errorf("%q gives another handle", p)
 		}
 	}
+	if usr, _ := c.lookup(want, "usr"); !bytes.Equal(c.mount("/debian-12/usr"), usr) {
+		t.Error("mounting a folder gives another handle than looking it up")
+	}
+	finished(t, c.call(progMount, 3, 3, str("/debian-12/usr")))
 	for p, status := range map[string]uint32{
-		"/debian-13": mountErrNoEnt, "/": mountErrNoEnt, "": mountErrNoEnt, "/debian-12/usr": mountErrNoEnt, "/debian-12/../x": mountErrNoEnt,
+		"/debian-13": mountErrNoEnt, "/": mountErrNoEnt, "": mountErrNoEnt, "/debian-12/usr/none": mountErrNoEnt, "/debian-12/size-1": mountErrNotDir, "/debian-12/size-1/x": mountErrNotDir, "/debian-12/../x": mountErrNoEnt,
 		strings.Repeat("x", 1025): mountErrNameTooLong,
 	} {
 		d := c.call(progMount, 3, 1, str(p))
@@ -309,7 +313,7 @@ func TestMount(t *testing.T) {
 	if got := dump(); len(got) != 0 {
 		t.Errorf("mounts %q", got)
 	}
-	if m, u := r.seen(Mount), r.seen(Unmount); len(m) != 5 || len(u) != 2 || m[4].Image != "debian-12@3" && m[0].Image != "debian-12" {
+	if m, u := r.seen(Mount), r.seen(Unmount); len(m) != 6 || len(u) != 3 || m[4].Image != "debian-12@3" && m[0].Image != "debian-12" {
 		t.Errorf("events %+v %+v", m, u)
 	}
 }

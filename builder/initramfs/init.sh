@@ -340,6 +340,7 @@ is_ipv4() {
 give_up() {
 	say "cannot go on: $1"
 	say "what to do: $2"
+	[ $$ = 1 ] || exit 1 # whoever tries these functions on a machine that runs does not want it rebooted
 	if [ -n "$shell" ]; then
 		rescue "rd.shell"
 	elif [ "$reboot" = 0 ]; then
@@ -603,7 +604,8 @@ start_network() {
 
 # try_mount: mounts once, at most for half a minute. The reason of a failure is in /run/mount.log.
 try_mount() {
-	local n=0 rc=''
+	local end rc=''
+	end=$(($(uptime) + 30))
 	rm -f /run/mount.rc
 	{
 		mount -i -t nfs -o "$(nfs_options)" "$server:$path" "$lower" >/run/mount.log 2>&1
@@ -614,8 +616,7 @@ try_mount() {
 			read -r rc </run/mount.rc
 			return "$rc"
 		fi
-		n=$((n + 1))
-		if [ "$n" -gt 300 ]; then
+		if [ "$(uptime)" -ge "$end" ]; then
 			echo "no answer in 30 seconds" >/run/mount.log
 			return 1
 		fi
@@ -640,7 +641,7 @@ explain_mount() {
 		error="server $server has no export $path"
 		advice="is the image there? netroot images on the server lists them"
 		;;
-	*denied* | *ermission* | *"not permitted"*)
+	*denied* | *ermission* | *"not permitted"* | *" read-only."*) # util-linux words EACCES so for a read-only mount
 		error="server $server refused the mount of $path"
 		advice="is the image there, and may this machine ($address) have it? netroot images on the server lists them; so does its log"
 		;;

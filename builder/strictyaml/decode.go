@@ -99,8 +99,13 @@ func (w *walker) value(n ast.Node, v reflect.Value, path string, o options) {
 	if o.any {
 		return
 	}
-	if _, null := n.(*ast.NullNode); null {
-		w.fail(n, "no value").WithHint("give it %s, or take the key away", wanted(v, o))
+	if null, ok := n.(*ast.NullNode); ok {
+		if null.Token.Type != token.ImplicitNullType {
+			p.key = nodePosition(n)
+		}
+		e := w.doc.at(p.key, "no value")
+		w.errs = append(w.errs, e)
+		e.WithHint("give it %s, or take the key away", wanted(v, o))
 		return
 	}
 	if _, list := n.(*ast.SequenceNode); o.secret && !list {

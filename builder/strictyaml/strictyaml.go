@@ -81,7 +81,7 @@ func Parse(file string, data []byte) (doc *Document, err error) {
 		r, _ := utf8.DecodeRuneInString(text[i:])
 		return whole("has the control character %U on line %d", r, strings.Count(text[:i], "\n")+1)
 	}
-	text = strings.ReplaceAll(text, "\r\n", "\n")
+	text = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(text) // all are line breaks (YAML 1.2, 5.4)
 	d.lines = strings.Split(text, "\n")
 
 	defer func() {
@@ -201,14 +201,15 @@ func (d *Document) find(path string) place {
 
 func (d *Document) at(p position, format string, args ...any) *Error {
 	e := &Error{File: d.File, Line: max(p.line, 1), Column: max(p.column, 1), Msg: fmt.Sprintf(format, args...)}
-	if e.Line <= len(d.lines) {
-		e.Source = d.line(e.Line)
-	}
+	e.Source = d.line(e.Line)
 	return e
 }
 
 // line returns a line of the file, from 1, with stars from a secret on: what is printed ends up in logs.
 func (d *Document) line(number int) string {
+	if number < 1 || number > len(d.lines) {
+		return ""
+	}
 	runes := []rune(strings.TrimRight(d.lines[number-1], " \t\r"))
 	for _, s := range d.secrets {
 		if s.line != number {

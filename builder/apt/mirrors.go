@@ -128,18 +128,18 @@ func chooseRepos(cfg Config, sources []source) ([]repo, error) {
 		suites = slices.Compact(suites)
 		switch {
 		case len(suites) == 0:
-			return nil, fmt.Errorf("this machine has no apt sources to take %s from; name a mirror with mirror: (and its keyring with keyring:)", cfg.Suite)
+			return nil, fmt.Errorf("this machine has no apt sources to take %s from; name a mirror with mirror: in the recipe (and its keyring with keyring:)", cfg.Suite)
 		case slices.Contains(suites, cfg.Suite):
 			slices.Sort(offered)
-			return nil, fmt.Errorf("this machine's apt sources offer %s with the components %s, not %s; name a mirror with mirror:",
+			return nil, fmt.Errorf("this machine's apt sources offer %s with the components %s, not %s; name a mirror in the recipe instead",
 				cfg.Suite, strings.Join(slices.Compact(offered), ", "), strings.Join(cfg.Components, ", "))
 		}
-		return nil, fmt.Errorf("this machine's apt sources offer no suite %s, only %s; name a mirror with mirror: (and its keyring with keyring:)",
+		return nil, fmt.Errorf("this machine's apt sources offer no suite %s, only %s; name a mirror with mirror: in the recipe (and its keyring with keyring:)",
 			cfg.Suite, strings.Join(suites, ", "))
 	}
 	for _, c := range cfg.Components {
 		if !slices.ContainsFunc(out, func(r repo) bool { return r.suite == cfg.Suite && slices.Contains(r.components, c) }) {
-			return nil, fmt.Errorf("this machine's apt sources offer %s without the component %s; add it there, or name a mirror with mirror:", cfg.Suite, c)
+			return nil, fmt.Errorf("this machine's apt sources offer %s without the component %s; add it there, or name a mirror in the recipe instead", cfg.Suite, c)
 		}
 	}
 	return out, nil
@@ -226,7 +226,7 @@ func (m *Mirrors) keyring(r repo) (*pgp.Keyring, error) {
 		paths = slices.DeleteFunc(paths, func(p string) bool { _, err := os.Stat(p); return err != nil })
 	}
 	if len(paths) == 0 {
-		return nil, fmt.Errorf("this machine has no apt keyring to verify %s with; name one with keyring:", r.suite)
+		return nil, fmt.Errorf("this machine has no apt keyring to verify %s with; name one with keyring: in the recipe", r.suite)
 	}
 	return pgp.ReadKeyring(paths...)
 }

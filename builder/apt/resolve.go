@@ -20,7 +20,7 @@ func (u *Universe) Resolve(want []string) ([]*Package, error) {
 	}
 	for _, r := range roots {
 		if note, _ := s.forbidden(r.pkg); note != "" {
-			return nil, fmt.Errorf("cannot install %s: %s", r.pkg.Name, note)
+			return nil, unsatisfiable([]string{note})
 		}
 		s.choose(r)
 	}
@@ -57,6 +57,7 @@ type negative struct {
 
 // fields are the parsed dependency fields of a package.
 type fields struct {
+	err       error        // one of the fields cannot be read: the package must not be installed
 	needs     []Dependency // Pre-Depends, then Depends
 	conflicts []Dependency
 	breaks    []Dependency
@@ -96,13 +97,16 @@ func (s *solver) parsed(p *Package) *fields {
 	if f, ok := s.fields[p]; ok {
 		return f
 	}
-	arch := s.u.cfg.Arch
-	f := &fields{
-		needs:     slices.Concat(parseLenient(p.preDepends, arch), parseLenient(p.depends, arch)),
-		conflicts: parseLenient(p.conflicts, arch),
-		breaks:    parseLenient(p.breaks, arch),
-		provides:  parseLenient(p.provides, arch),
+	f := new(fields)
+	read := func(name, field string) []Dependency {
+		d, err := ParseDependencies(field, s.u.cfg.Arch)
+		if err != nil && f.err == nil {
+			f.err = fmt.Errorf("its %s field cannot be read: %w", name, err)
+		}
+		return d
 	}
+	f.needs = slices.Concat(read("Pre-Depends", p.preDepends), read("Depends", p.depends))
+	f.conflicts, f.breaks, f.provides = read("Conflicts", p.conflicts), read("Breaks", p.breaks), read("Provides", p.provides)
 	s.fields[p] = f
 	return f
 }
@@ -197,12 +201,12 @@ func before(first bool) int {
 	return 1
 }
 
-// forbidden says in words why p cannot join what is chosen, and whose choice that is.
-func (s *solver) forbidden(p *Package) (note string, by *node) {
-	if n := s.chosen[p.Name]; n != nil && n.pkg != p {
-		return fmt.Sprintf("%s is already chosen in version %s", p.Name, n.pkg.Version), n
-	}
+// forbidden says in words why p cannot join what is chosen, and the level of the choice that is in its way.
+func (s *solver) forbidden(p *Package) (note string, level int) {
 	f := s.parsed(p)
+	if f.err != nil {
+		return fmt.Sprintf("%s cannot be installed: %v", p, f.err), 0
+	}
 	for _, list := range []struct {
 		deps []Dependency
 		verb string
@@ -210,11 +214,11 @@ func (s *solver) forbidden(p *Package) (note string, by *node) {
 		for _, d := range list.deps {
 			r := d[0]
 			if n := s.chosen[r.Name]; n != nil && n.pkg.Name != p.Name && s.matches(n.pkg, r) {
-				return fmt.Sprintf("%s %s %s, which is %s", p, list.verb, r, n.reason()), n
+				return fmt.Sprintf("%s %s %s, which is %s", p, list.verb, r, n.reason()), n.level
 			}
 			for _, q := range s.u.providers[r.Name] {
 				if n := s.chosen[q.Name]; n != nil && n.pkg == q && q.Name != p.Name && s.matches(q, r) {
-					return fmt.Sprintf("%s %s %s (that is %s), which is %s", p, list.verb, r, q.Name, n.reason()), n
+					return fmt.Sprintf("%s %s %s (that is %s), which is %s", p, list.verb, r, q.Name, n.reason()), n.level
 				}
 			}
 		}
@@ -226,11 +230,11 @@ func (s *solver) forbidden(p *Package) (note string, by *node) {
 	for _, name := range names {
 		for _, neg := range s.against[name] {
 			if neg.node.pkg.Name != p.Name && s.matches(p, neg.rel) {
-				return fmt.Sprintf("%s, which is %s, %s %s", neg.node.pkg, neg.node.reason(), neg.verb, neg.rel), neg.node
+				return fmt.Sprintf("%s, which is %s, %s %s", neg.node.pkg, neg.node.reason(), neg.verb, neg.rel), neg.node.level
 			}
 		}
 	}
-	return "", nil
+	return "", 0
 }
 
 func (s *solver) choose(n *node) {
@@ -318,9 +322,8 @@ func (s *solver) advance(c *choice) *node {
 	for len(c.rest) > 0 {
 		p := c.rest[0]
 		c.rest = c.rest[1:]
-		note, by := s.forbidden(p)
-		if by != nil {
-			c.blame[by.level] = true
+		if note, level := s.forbidden(p); note != "" {
+			c.blame[level] = true
 			c.note(fmt.Sprintf("%s, but %s", chain(c.by, c.dep), note))
 			continue
 		}

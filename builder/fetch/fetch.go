@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime"
 	"slices"
@@ -36,13 +37,14 @@ import (
 // A Fetcher downloads into Cache. The zero values of all other fields are useful.
 type Fetcher struct {
 	Cache    Cache
-	Client   *http.Client       // nil: one tuned for many small files from one server
-	Jobs     int                // connections at a time; 0 is 8
-	Attempts int                // tries per file; 0 is 5
-	Pause    time.Duration      // before the second try, doubled before each further one; 0 is half a second
-	Stall    time.Duration      // a server that sends nothing for this long is given up; 0 is 30 seconds
-	Progress *progress.Reporter // nil is silent
-	Log      *slog.Logger       // nil is silent
+	Client   *http.Client                          // nil: one tuned for many small files from one server
+	Proxy    func(*http.Request) (*url.URL, error) // of that client; nil: the environment's
+	Jobs     int                                   // connections at a time; 0 is 8
+	Attempts int                                   // tries per file; 0 is 5
+	Pause    time.Duration                         // before the second try, doubled before each further one; 0 is half a second
+	Stall    time.Duration                         // a server that sends nothing for this long is given up; 0 is 30 seconds
+	Progress *progress.Reporter                    // nil is silent
+	Log      *slog.Logger                          // nil is silent
 
 	once   sync.Once
 	client *http.Client
@@ -71,6 +73,12 @@ func NotFound(err error) bool {
 		return status.Code == http.StatusNotFound || status.Code == http.StatusGone
 	}
 	return errors.Is(err, os.ErrNotExist)
+}
+
+// Mismatch says whether err means that a file was there but its size or digest was not the one expected.
+func Mismatch(err error) bool {
+	_, ok := errors.AsType[*mismatch](err)
+	return ok
 }
 
 // mismatch is a download that is not what was asked for.

@@ -19,9 +19,12 @@ var errUnsupported = errors.New("only http:, https: and file: URLs can be fetche
 // newClient returns a client for many small files from one server: as many kept-alive connections as jobs (the default
 // transport keeps two), no transparent decompression (the digest is that of the bytes as they travel), and no limit on the
 // whole transfer, because a stalled one is noticed byte by byte.
-func newClient(jobs int) *http.Client {
+func newClient(jobs int, proxy func(*http.Request) (*url.URL, error)) *http.Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	if proxy != nil {
+		t.Proxy = proxy
+	}
 	t.MaxIdleConnsPerHost = jobs
 	t.MaxIdleConns = 2 * jobs
 	t.DisableCompression = true
@@ -33,7 +36,7 @@ func (f *Fetcher) httpClient() *http.Client {
 	if f.Client != nil {
 		return f.Client
 	}
-	f.once.Do(func() { f.client = newClient(orDefault(f.Jobs, 8)) })
+	f.once.Do(func() { f.client = newClient(orDefault(f.Jobs, 8), f.Proxy) })
 	return f.client
 }
 

@@ -147,7 +147,7 @@ func (s *site) await(t *testing.T, gen store.Generation, from int, since time.Ti
 	}
 	want := fmt.Sprintf("netroot: image=%s generation=%d stage=initramfs", gen.Image, gen.Number)
 	for _, line := range s.machine.Console() {
-		if line.Time.After(since) && strings.Contains(line.Text, want) {
+		if line.End.After(since) && strings.Contains(line.Text, want) {
 			return
 		}
 	}

@@ -9,10 +9,11 @@ import (
 	"time"
 )
 
-// Line is one line of a console or a log, with the time its first byte came.
+// Line is one line of a console or a log.
 type Line struct {
-	Time time.Time
-	Text string // without line end, escape sequences and other control characters
+	Time time.Time // when its first byte came
+	End  time.Time // when it was complete; a prompt can stand there long before
+	Text string    // without line end, escape sequences and other control characters
 }
 
 // lineLog cuts what is written to it into lines, and passes the bytes on untouched to a copy, if there is one.
@@ -54,7 +55,7 @@ func (l *lineLog) Write(p []byte) (int, error) {
 }
 
 func (l *lineLog) flush() {
-	l.lines.add(Line{Time: l.began, Text: clean(string(l.part))})
+	l.lines.add(Line{Time: l.began, End: l.last, Text: clean(string(l.part))})
 	l.part = l.part[:0]
 }
 

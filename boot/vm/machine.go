@@ -103,7 +103,8 @@ func qemuArgs(s Spec, noReboot bool, console, shell, control int, taps []int) []
 		// graphics=off makes SeaBIOS, and through it the PXE ROM, talk on the first serial line as well.
 		"-machine", s.Machine + ",graphics=off", "-accel", accel,
 		"-cpu", s.CPU, "-smp", fmt.Sprint(s.CPUs), "-m", fmt.Sprint(s.Memory),
-		"-vga", "std", "-display", "none", "-rtc", "base=utc",
+		// No graphics: drawing every line of the console in software costs an emulated machine dearly.
+		"-vga", "none", "-display", "none", "-rtc", "base=utc",
 		"-boot", "order=n",
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", console), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=shell,fd=%d", shell), "-serial", "chardev:shell",
@@ -168,6 +169,11 @@ func (w *wires) pair() wire {
 	if err != nil {
 		w.err = errors.Join(w.err, err)
 		return wire{}
+	}
+	// QEMU writes serial lines byte by byte, tries four times and then drops the byte (hw/char/serial.c). A byte in a
+	// socket's queue costs some 900 bytes of its budget: the default is full after a moment's load on the host.
+	if err := unix.SetsockoptInt(fds[1], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 64<<20); err != nil {
+		w.err = errors.Join(w.err, fmt.Errorf("enlarge a socket's buffer: %w", err))
 	}
 	f := os.NewFile(uintptr(fds[0]), "socketpair")
 	defer f.Close()

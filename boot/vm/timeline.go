@@ -6,6 +6,7 @@ import (
 	"math"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -73,7 +74,7 @@ func Assemble(powerOn time.Time, mac string, console []Line, events []Event) Tim
 		switch {
 		case e.Message == "offer" && strings.EqualFold(e.MAC, mac):
 			a.reach("offer", e.Time, joinWords("on", e.Interface))
-		case e.Service == "tftp" || e.Service == "http":
+		case (e.Message == "read" || e.Message == "aborted") && (e.Service == "tftp" || e.Service == "http"):
 			// Events of transfers are told at their end.
 			a.reach("tftp", e.Time.Add(-time.Duration(e.Seconds*float64(time.Second))), joinWords(e.File))
 			if e.Message == "read" && !e.Time.Before(powerOn) {
@@ -91,7 +92,7 @@ func Assemble(powerOn time.Time, mac string, console []Line, events []Event) Tim
 			if m[3] == "initramfs" {
 				note = m[1] + "@" + m[2]
 			}
-			a.reach(m[3], line.Time, note)
+			a.reach(m[3], line.End, note)
 		} else if strings.Contains(line.Text, "] Linux version ") {
 			a.reach("kernel", line.Time, "")
 		}
@@ -173,11 +174,15 @@ func (t Timeline) Missing() string {
 	return missing
 }
 
-// rows are the printed lines of the stages from the given one on, up to the last that was reached.
-func (t Timeline) rows(from int) []string {
+// rows are the printed lines of the stages from the given one on, up to the last that was reached; while the boot goes on
+// only up to the first gap, because the sources do not all tell a stage at the same moment.
+func (t Timeline) rows(from int, over bool) []string {
 	last := len(t)
 	for last > 0 && !t[last-1].Reached {
 		last--
+	}
+	if gap := slices.IndexFunc(t, func(s Stage) bool { return !s.Reached }); !over && gap >= 0 {
+		last = gap
 	}
 	var before time.Duration
 	for _, s := range t[:min(from, last)] {
@@ -199,4 +204,4 @@ func (t Timeline) rows(from int) []string {
 }
 
 // String is the timeline as a table: stage, seconds since power-on, seconds since the stage before.
-func (t Timeline) String() string { return strings.Join(t.rows(0), "\n") }
+func (t Timeline) String() string { return strings.Join(t.rows(0, true), "\n") }

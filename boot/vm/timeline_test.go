@@ -39,7 +39,7 @@ func record(t *testing.T, path string) (powerOn time.Time, console []Line, event
 		at := powerOn.Add(time.Duration(seconds * float64(time.Second)))
 		switch words[1] {
 		case "console":
-			console = append(console, Line{Time: at, Text: clean(words[2])})
+			console = append(console, Line{Time: at, End: at, Text: clean(words[2])})
 		case "event":
 			e, err := parseEvent(words[2])
 			if err != nil {

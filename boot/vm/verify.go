@@ -167,8 +167,10 @@ func (v *verification) boot(ctx context.Context) (err error) {
 func (v *verification) follow(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	defer v.print(true)
 	for {
 		v.look()
+		v.print(false)
 		if v.result.Timeline.Missing() == "" {
 			return v.rightImage()
 		}
@@ -187,10 +189,14 @@ func (v *verification) follow(ctx context.Context) error {
 	}
 }
 
-// look brings the timeline up to date and prints what is new.
+// look brings the timeline up to date.
 func (v *verification) look() {
 	v.result.Timeline = Assemble(v.machine.PowerOn, v.spec.MAC.String(), v.machine.Console(), v.server.Events())
-	rows := v.result.Timeline.rows(v.shown)
+}
+
+// print shows what is new of the timeline.
+func (v *verification) print(over bool) {
+	rows := v.result.Timeline.rows(v.shown, over)
 	for _, row := range rows {
 		fmt.Fprintln(v.o.Out, row)
 	}

@@ -107,7 +107,7 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 			}
 		}
 	}()
-	tree := &tftpboot.Tree{Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
+	tree := &tftpboot.Tree{Log: log, Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
 	files := func(_, local netip.Addr) fs.FS { return tree.FS(local, interfaceOf(local)) }
 
 	if s.Ports.DHCP != 0 {

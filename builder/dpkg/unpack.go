@@ -278,7 +278,8 @@ func (x *extractor) run(ctx context.Context, d *deb) error {
 				return err
 			}
 			e.Link = ""
-			if i := places[target]; i > 0 {
+			if _, waits := later[places[target]-1]; places[target] > 0 && !waits {
+				i := places[target]
 				if err := e.linkTo(&x.manifest.Entries[i-1], target); err != nil {
 					return err
 				}

@@ -1,0 +1,536 @@
+//go:build e2e
+
+package dpkg
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"netroot/builder/chroot"
+	"netroot/builder/lock"
+)
+
+// The packages of a diskless machine, and some that prove a point: iputils-ping sets a capability in its postinst,
+// ca-certificates is worked off by a trigger.
+const include = "netroot-initramfs,usr-is-merged,linux-image-amd64,systemd-sysv,iproute2,isc-dhcp-client,openssh-server,apt,iputils-ping,ca-certificates"
+
+// hostSources are the files of the host's apt that name a Debian archive.
+func hostSources(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	for _, pattern := range []string{"/etc/apt/sources.list", "/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"} {
+		names, _ := filepath.Glob(pattern)
+		for _, name := range names {
+			if data, err := os.ReadFile(name); err == nil && strings.Contains(string(data), "bookworm") && strings.Contains(string(data), "main") {
+				found = append(found, name)
+			}
+		}
+	}
+	if len(found) == 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("this host's apt has no sources of Debian 12")
+		}
+		t.Skip("this host's apt has no sources of Debian 12")
+	}
+	return found
+}
+
+// standInRepository is an apt repository of one package: what Assemble writes as a record only.
+func standInRepository(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	os.Chmod(dir, 0o755)
+	p := pkg{name: standIn, ext: ".gz", fields: "Version: 1\nMulti-Arch: foreign\nProvides: " + wantsIt, files: dirs("")}
+	data := p.bytes(t)
+	sum := sha256.Sum256(data)
+	os.WriteFile(filepath.Join(dir, "s.deb"), data, 0o644)
+	index := fmt.Sprintf("%sFilename: ./s.deb\nSize: %d\nSHA256: %x\n", p.text(), len(data), sum)
+	os.WriteFile(filepath.Join(dir, "Packages"), []byte(index), 0o644)
+	list := filepath.Join(dir, "s.list")
+	os.WriteFile(list, []byte("deb [trusted=yes] copy://"+dir+" ./\n"), 0o644)
+	return list
+}
+
+// mmdebstrap makes the tree to compare with, and hands out the very packages it is made of.
+func mmdebstrap(t *testing.T, work string) (tree string, debs []string) {
+	t.Helper()
+	needRoot(t)
+	needTool(t, "mmdebstrap")
+	tree, cache := filepath.Join(work, "oracle"), filepath.Join(work, "debs")
+	os.MkdirAll(cache, 0o755)
+	args := []string{"--mode=root", "--variant=minbase", "--include=" + include,
+		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+		"--skip=download/empty", "--skip=essential/unlink",
+		`--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; printf 'Package: usrmerge\nPin: release *\nPin-Priority: -1\n' > "$1/etc/apt/preferences.d/oracle"`,
+		"--customize-hook=sync-out /var/cache/apt/archives " + cache,
+		`--customize-hook=rm "$1/etc/apt/preferences.d/oracle"`,
+		"bookworm", tree}
+	args = append(append(args, hostSources(t)...), standInRepository(t))
+	start := time.Now()
+	out, err := exec.CommandContext(t.Context(), "mmdebstrap", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("mmdebstrap: %v\n%s", err, tailOf(out))
+	}
+	t.Logf("mmdebstrap, downloads included: %v", time.Since(start).Round(100*time.Millisecond))
+	debs, _ = filepath.Glob(cache + "/*.deb")
+	return tree, slices.DeleteFunc(debs, func(d string) bool { return strings.HasPrefix(filepath.Base(d), standIn) })
+}
+
+func tailOf(out []byte) string {
+	if len(out) > 3000 {
+		out = out[len(out)-3000:]
+	}
+	return string(out)
+}
+
+// pinned makes of files what the resolver would say of them.
+func pinned(t *testing.T, debs []string) []lock.Package {
+	t.Helper()
+	var all []lock.Package
+	for _, file := range debs {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := openDeb(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		text, err := controlText(d)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		c, err := parseControl(text)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		sum := sha256.Sum256(data)
+		all = append(all, lock.Package{Name: c.get("Package"), Version: c.get("Version"), Arch: c.get("Architecture"),
+			Path: file, Size: int64(len(data)), SHA256: hex.EncodeToString(sum[:])})
+	}
+	slices.SortFunc(all, func(a, b lock.Package) int { return int(b.Size - a.Size) }) // the kernel first
+	return all
+}
+
+// session unpacks, assembles and opens.
+func session(t *testing.T, work string, pkgs []lock.Package, arch string) *chroot.Session {
+	t.Helper()
+	c := Cache{filepath.Join(work, "cache")}
+	start := time.Now()
+	g, ctx := errgroup.WithContext(t.Context())
+	g.SetLimit(4)
+	for _, p := range pkgs {
+		g.Go(func() error { return Unpack(ctx, p.Path, p.SHA256, c) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("unpack: %v", time.Since(start).Round(10*time.Millisecond))
+	start = time.Now()
+	var sources []byte
+	for _, name := range hostSources(t) {
+		data, _ := os.ReadFile(name)
+		sources = append(append(sources, data...), '\n')
+	}
+	lower := filepath.Join(work, "root")
+	if err := Assemble(t.Context(), Root{Packages: pkgs, Cache: c, Dir: lower, Arch: arch, Sources: sources}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("assemble: %v", time.Since(start).Round(10*time.Millisecond))
+	s, err := chroot.Open(t.Context(), chroot.Config{Lower: lower, Work: filepath.Join(work, "overlay"), Arch: arch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func configure(t *testing.T, s *chroot.Session) {
+	t.Helper()
+	start := time.Now()
+	steps := 0
+	if err := Configure(t.Context(), s, Options{Progress: func(done, total int, name string) { steps = done }}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("configure: %v, %d packages", time.Since(start).Round(10*time.Millisecond), steps)
+}
+
+func run(t *testing.T, s *chroot.Session, script string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	err := s.Run(ctx, chroot.Command{Args: []string{"sh", "-c", script}, Output: &out})
+	return out.String(), err
+}
+
+// TestAgainstMmdebstrap compares a configured root, path by path, with what dpkg itself makes of the same packages.
+func TestAgainstMmdebstrap(t *testing.T) {
+	work := t.TempDir()
+	oracle, debs := mmdebstrap(t, work)
+	s := session(t, work, pinned(t, debs), "amd64")
+	before, _ := os.ReadFile("/proc/self/mountinfo")
+	configure(t, s)
+	t.Run("tree", func(t *testing.T) { compare(t, oracle, s.Tree()) })
+	t.Run("dpkg", func(t *testing.T) { useDpkg(t, s) })
+	t.Run("lower", func(t *testing.T) {
+		// The cache is untouched: what is linked still has the checksums of the packages.
+		for _, p := range pinned(t, debs) {
+			if p.Name != "libc-bin" && p.Name != "passwd" {
+				continue
+			}
+			c := Cache{filepath.Join(work, "cache")}
+			m, err := c.load(p.SHA256)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, e := range m.Entries {
+				if e.Type != '0' {
+					continue
+				}
+				st, err := os.Stat(filepath.Join(c.entry(p.SHA256), "files", fmt.Sprint(e.File)))
+				if err != nil || st.Size() != e.Size || !st.ModTime().Equal(e.mtime()) {
+					t.Errorf("%s, entry %d (%s) changed in the cache", p.Name, i, e.Name)
+				}
+			}
+		}
+	})
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(before, after) {
+		t.Errorf("mounts are left:\n%s", after)
+	}
+}
+
+// explained are the differences that have a reason. A pattern is a path, or a folder with everything below it.
+var explained = map[string]string{
+	"dev":                              "device nodes are made by mmdebstrap; a booted machine has devtmpfs",
+	"run":                              "a tmpfs, here and on the machine",
+	"etc/apt/sources.list.d":           "apt sources are the caller's",
+	"etc/apt/sources.list":             "apt sources are the caller's",
+	"etc/hostname":                     "copied from the host by mmdebstrap; customizing writes it",
+	"etc/resolv.conf":                  "copied from the host by mmdebstrap; customizing writes it",
+	"etc/fstab":                        "written by mmdebstrap; customizing writes it",
+	"etc/machine-id":                   "emptied by mmdebstrap; customizing empties it",
+	"etc/ssh/ssh_host_ecdsa_key":       "random",
+	"etc/ssh/ssh_host_ecdsa_key.pub":   "random",
+	"etc/ssh/ssh_host_ed25519_key":     "random",
+	"etc/ssh/ssh_host_ed25519_key.pub": "random",
+	"etc/ssh/ssh_host_rsa_key":         "random",
+	"etc/ssh/ssh_host_rsa_key.pub":     "random",
+	"etc/ld.so.cache":                  "the order of libraries of the same kind follows the order of folders on the disk",
+	"lib32":                            "debootstrap's hook makes empty folders for word sizes nobody uses",
+	"lib64":                            "linked either way; mmdebstrap's hook dates it today",
+	"libx32":                           "see lib32",
+	"usr/lib32":                        "see lib32",
+	"usr/libx32":                       "see lib32",
+	"var/cache/apt":                    "made by apt when it runs",
+	"var/cache/debconf":                "the order of questions; backups",
+	"var/cache/ldconfig":               "inode numbers",
+	"var/lib/apt":                      "made by apt when it runs; which packages were asked for is not recorded",
+	"var/lib/dpkg/available":           "optional, empty",
+	"var/lib/dpkg/arch-native":         "optional, the same word as in arch",
+	"var/lib/dpkg/statoverride":        "optional, empty",
+	"var/lib/dpkg/diversions-old":      "a backup",
+	"var/lib/dpkg/status":              "compared field by field",
+	"var/lib/dpkg/info/netroot-initramfs.md5sums": "of the record that stands for a package",
+	"var/lib/dpkg/triggers":                       "the order of lines",
+	"var/lib/ucf":                                 "names of temporary files, backups",
+	"var/lib/systemd":                             "the order in which units were enabled",
+	"var/log":                                     "emptied",
+}
+
+// sorted are files in which the order of lines follows the order in which packages were set up.
+var sorted = []string{"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/shells", "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-"}
+
+func excuse(name string) (string, bool) {
+	for p := name; p != "."; p = filepath.Dir(p) {
+		if why, ok := explained[p]; ok {
+			return why, true
+		}
+	}
+	return "", false
+}
+
+// describe lists every path of a tree with its attributes. Times count where the oracle took them from a package.
+func describe(t *testing.T, root string) (paths map[string]string, times map[string]time.Time) {
+	t.Helper()
+	paths, times = map[string]string{}, map[string]time.Time{}
+	first := map[uint64]string{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(root, p)
+		var st syscall.Stat_t
+		if err := syscall.Lstat(p, &st); err != nil {
+			return err
+		}
+		text := fmt.Sprintf("mode %o owner %d:%d", st.Mode, st.Uid, st.Gid)
+		switch st.Mode & syscall.S_IFMT {
+		case syscall.S_IFLNK:
+			to, _ := os.Readlink(p)
+			text += " -> " + to
+		case syscall.S_IFREG:
+			data, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			if slices.Contains(sorted, name) {
+				lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+				slices.Sort(lines)
+				if strings.HasSuffix(name, "-") {
+					lines = nil // one step behind, whichever was last
+				}
+				data = []byte(strings.Join(lines, "\n"))
+			}
+			text += fmt.Sprintf(" size %d sha256 %x", len(data), sha256.Sum256(data))
+			if other, ok := first[st.Ino]; ok {
+				text += " linked to " + other
+			}
+			first[st.Ino] = name
+		case syscall.S_IFCHR, syscall.S_IFBLK:
+			text += fmt.Sprintf(" device %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+		}
+		buf := make([]byte, 256)
+		if n, err := unix.Lgetxattr(p, "security.capability", buf); err == nil {
+			text += fmt.Sprintf(" capability %x", buf[:n])
+		}
+		paths[name] = text
+		if st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+			times[name] = time.Unix(st.Mtim.Sec, 0)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths, times
+}
+
+func compare(t *testing.T, oracle, tree string) {
+	want, wantTimes := describe(t, oracle)
+	got, gotTimes := describe(t, tree)
+	bad, excused := 0, 0
+	report := func(name, what string) {
+		if _, ok := excuse(name); ok {
+			excused++
+			return
+		}
+		if bad++; bad <= 40 {
+			t.Errorf("%s: %s", name, what)
+		}
+	}
+	dayAgo := time.Now().Add(-24 * time.Hour)
+	for name, w := range want {
+		g, ok := got[name]
+		switch {
+		case !ok:
+			report(name, "is missing; mmdebstrap has "+w)
+		case g != w && strings.Split(g, " linked to ")[0] == strings.Split(w, " linked to ")[0]:
+			// mmdebstrap extracts essential packages and then lets dpkg unpack them once more, which splits hard links.
+			if !strings.Contains(g, "linked to") {
+				report(name, "is no hard link any more: "+w)
+			}
+		case g != w:
+			report(name, "\n  "+g+"\n  mmdebstrap: "+w)
+		case wantTimes[name].Before(dayAgo) && !wantTimes[name].Equal(gotTimes[name]):
+			report(name, fmt.Sprintf("is dated %v, mmdebstrap's %v", gotTimes[name], wantTimes[name]))
+		}
+	}
+	for name, g := range got {
+		if _, ok := want[name]; !ok {
+			report(name, "mmdebstrap has no such file: "+g)
+		}
+	}
+	t.Logf("%d paths compared, %d differences explained, %d not", len(want), excused, bad)
+	compareStatus(t, oracle, tree)
+}
+
+// compareStatus compares what dpkg knows, field by field.
+func compareStatus(t *testing.T, oracle, tree string) {
+	load := func(root string) map[string]string {
+		out, err := exec.Command("dpkg-query", "--admindir="+root+"/var/lib/dpkg", "-W", "-f",
+			"${binary:Package}|${Status}|${Version}|${Architecture}|${Multi-Arch}|${Essential}|${Pre-Depends}|${Depends}|${Provides}|${Conffiles}\x01").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]string{}
+		for record := range strings.SplitSeq(string(out), "\x01") {
+			name, rest, _ := strings.Cut(record, "|")
+			all[name] = rest
+		}
+		return all
+	}
+	want, got := load(oracle), load(tree)
+	for name, w := range want {
+		if got[name] != w {
+			t.Errorf("package %s:\n  %s\n  mmdebstrap: %s", name, got[name], w)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d packages, mmdebstrap has %d", len(got), len(want))
+	}
+}
+
+// useDpkg does in the root what its owner may do.
+func useDpkg(t *testing.T, s *chroot.Session) {
+	for _, tt := range []struct{ script, want string }{
+		{"dpkg -l | grep '^[a-z]' | grep -v '^ii'; true", ""},
+		{"dpkg --audit", ""},
+		{"dpkg -V", ""},
+		{"apt-get check -qq", ""},
+		{"dpkg -S /bin/ls /usr/bin/ls 2>/dev/null | sort -u", "coreutils: /bin/ls\n"},
+		{"invoke-rc.d ssh start; echo $?", "invoke-rc.d: policy-rc.d denied execution of start.\n0\n"},
+		{"test -e /var/lib/dpkg/netroot-held || test -e /var/lib/dpkg/tmp.ci; echo $?", "1\n"},
+		{"getent passwd sshd | cut -d: -f1,6", "sshd:/run/sshd\n"},
+		{"ls /lib/modules/*/modules.dep | wc -l", "1\n"},
+		{"perl -e 'print 6*7'", "42"},
+		{"python3 -c 1; echo $?", "sh: 1: python3: not found\n127\n"},
+	} {
+		got, err := run(t, s, tt.script)
+		if err != nil || got != tt.want {
+			t.Errorf("%s: %v\ngot  %q\nwant %q", tt.script, err, got, tt.want)
+		}
+	}
+	// One more package, from the network, with a dependency and a trigger.
+	resolv, _ := os.ReadFile("/etc/resolv.conf")
+	root, err := os.OpenRoot(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := root.WriteFile("etc/resolv.conf", resolv, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, s, "apt-get -qq update && apt-get install -qq --no-install-recommends -y jq && echo '{\"a\":7}' | jq .a"); err != nil || !strings.HasSuffix(out, "\n7\n") {
+		t.Errorf("apt-get install jq: %v\n%s", err, tailOf([]byte(out)))
+	}
+	if out, err := run(t, s, "apt-get install -qq -y --reinstall libpam-modules adduser && apt-get purge -qq -y jq && dpkg --audit && dpkg -V && apt-get check -qq"); err != nil || strings.Contains(out, "conffile") {
+		t.Errorf("reinstall and purge: %v\n%s", err, tailOf([]byte(out)))
+	}
+	tree, err := os.OpenRoot(s.Tree())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	if err := Clean(tree); err != nil {
+		t.Fatal(err)
+	}
+	if lists, _ := fs.Glob(tree.FS(), "var/lib/apt/lists/*_*"); len(lists) > 0 {
+		t.Errorf("apt's lists are left: %v", lists)
+	}
+}
+
+// TestUnruly configures packages that dpkg would have trouble with, beside a minimal Debian.
+func TestUnruly(t *testing.T) {
+	needRoot(t)
+	work := t.TempDir()
+	debs := download(t, work, "amd64", "usr-is-merged")
+	add := func(p pkg) {
+		p.ext = ".xz"
+		file := filepath.Join(work, p.name+".deb")
+		if err := os.WriteFile(file, p.bytes(t), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		debs = append(debs, file)
+	}
+	script := func(name, text string) thing { return thing{name: name, data: "#!/bin/sh\nset -e\n" + text, mode: 0o755} }
+	file := func(name, text string) []thing {
+		return append(dirs("", "usr/", "usr/bin/"), thing{name: name, data: text, mode: 0o755})
+	}
+	add(pkg{name: "original", files: file("usr/bin/tool", "#!/bin/sh\necho original\n")})
+	add(pkg{name: "diverting", fields: "Pre-Depends: original", files: file("usr/bin/tool", "#!/bin/sh\necho diverted\n"),
+		control: []thing{script("preinst", `test "$1" = install
+dpkg-divert --package diverting --add --rename --divert /usr/bin/tool.original /usr/bin/tool
+`)}})
+	add(pkg{name: "curious", fields: "Depends: diverting", files: dirs(""), control: []thing{
+		script("preinst", `env | grep ^DPKG_ | sort > /var/tmp/preinst-env; echo "$0 $*" >> /var/tmp/preinst-env; ls /var/lib/dpkg/tmp.ci >> /var/tmp/preinst-env
+`), script("postinst", `echo "$@" > /var/tmp/postinst-args; (sleep 1000 &) ; systemctl daemon-reload || true
+`)}})
+	s := session(t, work, pinned(t, debs), "amd64")
+	configure(t, s)
+	for _, tt := range []struct{ script, want string }{
+		{"tool; tool.original", "diverted\noriginal\n"},
+		{"dpkg-divert --list | grep tool", "diversion of /usr/bin/tool to /usr/bin/tool.original by diverting\n"},
+		{"cat /var/tmp/postinst-args", "configure \n"},
+		{"grep -v RUNNING_VERSION /var/tmp/preinst-env", "DPKG_ADMINDIR=/var/lib/dpkg\nDPKG_MAINTSCRIPT_ARCH=all\nDPKG_MAINTSCRIPT_DEBUG=0\n" +
+			"DPKG_MAINTSCRIPT_NAME=preinst\nDPKG_MAINTSCRIPT_PACKAGE=curious\nDPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1\nDPKG_ROOT=\n/var/lib/dpkg/tmp.ci/preinst install\ncontrol\npostinst\npreinst\n"},
+		{"dpkg -V; dpkg --audit; ls /var/lib/dpkg/ | grep held; true", ""},
+	} {
+		if got, err := run(t, s, tt.script); err != nil || got != tt.want {
+			t.Errorf("%s: %v\ngot  %q\nwant %q", tt.script, err, got, tt.want)
+		}
+	}
+
+	for _, which := range []string{"preinst", "postinst"} {
+		work := t.TempDir()
+		add(pkg{name: "failing", files: dirs(""), control: []thing{script(which, "echo about to fail\nexit 42\n")}})
+		s := session(t, work, pinned(t, debs), "amd64")
+		err := Configure(t.Context(), s, Options{})
+		var e *ScriptError
+		if !errors.As(err, &e) || e.Package != "failing" || e.Script != which || e.Code != 42 || !strings.Contains(e.Tail, "about to fail") {
+			t.Errorf("a failing %s: %v", which, err)
+		}
+		debs = debs[:len(debs)-1]
+		s.Close()
+	}
+}
+
+// TestI386 configures a 32-bit root with the kernel for machines without PAE.
+func TestI386(t *testing.T) {
+	needRoot(t)
+	work := t.TempDir()
+	debs := download(t, work, "i386", "usr-is-merged", "linux-image-686", "systemd-sysv", "isc-dhcp-client", "openssh-server", "apt")
+	s := session(t, work, pinned(t, debs), "i386")
+	configure(t, s)
+	for _, tt := range []struct{ script, want string }{
+		{"uname -m; dpkg --print-architecture", "i686\ni386\n"},
+		{"dpkg -V; dpkg --audit; apt-get check -qq", ""},
+		{"readlink /lib /bin /sbin; ls -d /lib64; true", "usr/lib\nusr/bin\nusr/sbin\nls: cannot access '/lib64': No such file or directory\n"},
+		{"ls /boot/vmlinuz-* | grep -c 686$", "1\n"},
+	} {
+		if got, err := run(t, s, tt.script); err != nil || got != tt.want {
+			t.Errorf("%s: %v\ngot  %q\nwant %q", tt.script, err, got, tt.want)
+		}
+	}
+}
+
+// download lets the host's apt choose and fetch packages for an empty machine.
+func download(t *testing.T, work, arch string, want ...string) []string {
+	t.Helper()
+	needTool(t, "apt-get")
+	hostSources(t)
+	dir := filepath.Join(work, "apt")
+	for _, sub := range []string{"lists/partial", "archives/partial"} {
+		os.MkdirAll(filepath.Join(dir, sub), 0o755)
+	}
+	os.WriteFile(filepath.Join(dir, "status"), []byte(standInIs), 0o644)
+	options := []string{"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures::=" + arch, "-o", "Dir::State=" + dir,
+		"-o", "Dir::State::status=" + dir + "/status", "-o", "Dir::Cache=" + dir, "-o", "APT::Install-Recommends=false",
+		"-o", "APT::Sandbox::User=root", "-qq"}
+	for _, args := range [][]string{{"update"}, append([]string{"-y", "--download-only", "install", "?essential", "?priority(required)"}, want...)} {
+		if out, err := exec.CommandContext(t.Context(), "apt-get", append(slices.Clone(options), args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("apt-get %v: %v\n%s", args, err, tailOf(out))
+		}
+	}
+	debs, _ := filepath.Glob(dir + "/archives/*.deb")
+	return debs
+}

@@ -21,10 +21,13 @@ import (
 	"netroot/builder/store"
 )
 
-// inputsDigest is what an image is a function of: the recipe, the packages, and how this program builds.
+// inputsDigest is what an image is a function of: the recipe, the packages, and what this program makes of them.
 func inputsDigest(r *recipe.Recipe, pins *lock.Lock) string {
-	sum := sha256.Sum256([]byte(buildVersion + "\n" + r.Digest() + "\n" + pins.Digest() + "\n"))
-	return hex.EncodeToString(sum[:])
+	h := sha256.New()
+	for _, input := range []string{buildVersion, r.Digest(), pins.Digest(), customize.Digest()} {
+		fmt.Fprintln(h, input)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // newest returns the newest generation of an image that can be read.

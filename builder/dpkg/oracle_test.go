@@ -56,7 +56,7 @@ func standInRepository(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	os.Chmod(dir, 0o755)
-	p := pkg{name: standIn, ext: ".gz", fields: "Version: 1\nMulti-Arch: foreign\nProvides: " + wantsIt, files: dirs("")}
+	p := pkg{name: standIn, ext: ".gz", fields: "Version: 1\nMulti-Arch: foreign\nProvides: " + StandInProvides, files: dirs("")}
 	data := p.bytes(t)
 	sum := sha256.Sum256(data)
 	os.WriteFile(filepath.Join(dir, "s.deb"), data, 0o644)
@@ -452,7 +452,9 @@ func TestUnruly(t *testing.T) {
 		}
 		debs = append(debs, file)
 	}
-	script := func(name, text string) thing { return thing{name: name, data: "#!/bin/sh\nset -e\n" + text, mode: 0o755} }
+	script := func(name, text string) thing {
+		return thing{name: name, data: "#!/bin/sh\nset -e\n" + text, mode: 0o755}
+	}
 	file := func(name, text string) []thing {
 		return append(dirs("", "usr/", "usr/bin/"), thing{name: name, data: text, mode: 0o755})
 	}

@@ -34,6 +34,9 @@ const (
 	maxSize = 1 << 20
 	// maxNesting bounds the recursion of the parser, which has no bound of its own.
 	maxNesting = 32
+	// maxKeys bounds the time of the parser, which grows with the square of the keys in one mapping. No file read here
+	// has a mapping with more than a few.
+	maxKeys = 1000
 )
 
 // A Document is one parsed file.
@@ -94,6 +97,9 @@ func Parse(file string, data []byte) (doc *Document, err error) {
 	if t := tooDeep(tokens); t != nil {
 		return nil, Join(d.at(tokenPosition(t), "more than %d levels of nesting", maxNesting))
 	}
+	if t := tooMany(tokens); t != nil {
+		return nil, Join(d.at(tokenPosition(t), "more than %d keys in a mapping", maxKeys))
+	}
 	// Doubled keys are found by Decode, with both lines.
 	f, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
@@ -144,6 +150,25 @@ func tooDeep(tokens token.Tokens) *token.Token {
 		}
 		if flow > maxNesting || inLine > maxNesting || len(columns) > 4*maxNesting {
 			return t
+		}
+	}
+	return nil
+}
+
+// tooMany returns the token of the first key too many in one mapping, or nil.
+func tooMany(tokens token.Tokens) *token.Token {
+	keys, indent := 0, 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.SequenceEntryType, token.MappingStartType:
+			keys = 0
+		case token.MappingValueType:
+			if keys++; t.Position.IndentNum != indent {
+				keys, indent = 1, t.Position.IndentNum
+			}
+			if keys > maxKeys {
+				return t
+			}
 		}
 	}
 	return nil

@@ -178,6 +178,8 @@ func TestHostileFiles(t *testing.T) {
 		"block nesting":   strings.Repeat("- ", 100_000),
 		"key nesting":     strings.Repeat("? ", 100_000),
 		"colons":          strings.Repeat("a: ", 100_000),
+		"many keys":       strings.Repeat("name: x\n", maxSize/8),
+		"many flow keys":  "inner: {" + strings.Repeat("path: x, ", 100_000) + "}",
 		"alias of itself": "inner: &a {path: x, size: *a}\n",
 		"anchors":         "name: " + strings.Repeat("&a ", 10_000) + "x\n",
 	} {
@@ -186,6 +188,14 @@ func TestHostileFiles(t *testing.T) {
 		} else if len(List(err)) == 0 {
 			t.Errorf("%s: %T", name, err)
 		}
+	}
+}
+
+// A large file that is in order is read: a site may have thousands of machines.
+func TestLargeFile(t *testing.T) {
+	c, _, err := decode("list:\n" + strings.Repeat("- path: /a\n  size: 1\n", 10_000))
+	if err != nil || len(c.List) != 10_000 {
+		t.Errorf("%d of 10000 entries, %v", len(c.List), err)
 	}
 }
 

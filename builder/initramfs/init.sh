@@ -604,31 +604,30 @@ start_network() {
 
 # try_mount: mounts once, at most for half a minute. The reason of a failure is in /run/mount.log.
 try_mount() {
-	local end rc=''
+	local end pid
 	end=$(($(uptime) + 30))
-	rm -f /run/mount.rc
-	{
-		mount -i -t nfs -o "$(nfs_options)" "$server:$path" "$lower" >/run/mount.log 2>&1
-		echo $? >/run/mount.rc
-	} &
-	while :; do
-		if [ -s /run/mount.rc ]; then
-			read -r rc </run/mount.rc
-			return "$rc"
-		fi
+	mount -i -t nfs -o "$(nfs_options)" "$server:$path" "$lower" >/run/mount.log 2>&1 &
+	pid=$!
+	while [ -e "/proc/$pid/exe" ]; do # a process that has ended has none
 		if [ "$(uptime)" -ge "$end" ]; then
+			kill -9 "$pid"
+			wait "$pid"
 			echo "no answer in 30 seconds" >/run/mount.log
 			return 1
 		fi
 		sleep 0.1
 	done
+	wait "$pid"
 }
 
 # explain_mount: error and advice for what mount or the kernel said. Fails when another try is of no use.
 explain_mount() {
 	local said='' line where="$server:$path" port=2049
 	while read -r line; do
-		[ -z "$line" ] || said="$said${said:+; }$line"
+		case $line in
+		'' | "dmesg(1) may"*) ;;
+		*) said="$said${said:+; }$line" ;;
+		esac
 	done </run/mount.log
 	case ,$options in
 	*,port=*)
@@ -665,6 +664,7 @@ explain_mount() {
 	*"wrong fs type"* | *"bad option"* | *nvalid*)
 		error="the kernel does not take the options $(nfs_options)"
 		advice="check the options behind the path in root="
+		return 1
 		;;
 	*)
 		error="$where cannot be mounted"
@@ -675,7 +675,7 @@ explain_mount() {
 }
 
 mount_nfs() {
-	local end pause=1 try=1
+	local end pause=1 try=1 final="; rd.retry=SECONDS tries longer"
 	is_ipv4 "$server" || give_up "root= names ${server:-no server}${server:+, which is no IPv4 address}" "write root=nfs:ADDRESS:/IMAGE: names are not resolved this early"
 	case $path in
 	*%s*) path=${path%%%s*}${hostname:-$address}${path#*%s} ;;
@@ -688,17 +688,15 @@ mount_nfs() {
 	fi
 	end=$(($(uptime) + retry))
 	until try_mount; do
-		explain_mount || break
-		if [ "$(uptime)" -ge "$end" ]; then
-			break
+		explain_mount || final=''
+		if [ -z "$final" ] || [ "$(uptime)" -ge "$end" ]; then
+			give_up "$error, after $try tries" "$advice$final"
 		fi
 		say "trying again in $pause seconds"
 		sleep "$pause"
 		try=$((try + 1))
 		pause=$((pause < 8 ? pause * 2 : 10))
-		error=''
 	done
-	[ -z "$error" ] || give_up "$error, after $try tries" "$advice; rd.retry=SECONDS tries longer"
 	if [ ! -d "$lower/proc" ] || [ ! -d "$lower/dev" ]; then
 		give_up "$server:$path has no /proc or no /dev: not the root of an operating system" "check the path in root=; netroot images on the server lists what there is"
 	fi
@@ -779,11 +777,14 @@ leave() {
 	local prog one
 	for prog in $init /sbin/init /etc/init /bin/init; do
 		# A link may be absolute, which means something else here than there.
-		[ -e "$new$prog" ] || [ -L "$new$prog" ] || continue
+		if [ ! -e "$new$prog" ] && [ ! -L "$new$prog" ]; then
+			[ "$prog" != "$init" ] || say "init=$init: the root has no such program, trying /sbin/init"
+			continue
+		fi
 		stop_dhcp
 		start_shell
 		stage switch-root
-		rm -f /run/mount.log /run/mount.rc /run/dhcp.log
+		rm -f /run/mount.log /run/dhcp.log
 		for one in dev sys run proc; do # proc last: mount reads it
 			if [ -d "$new/$one" ] && [ ! -L "$new/$one" ]; then
 				mount --move "/$one" "$new/$one"

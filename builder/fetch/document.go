@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"netroot/builder/atomicfile"
 )
@@ -75,8 +76,19 @@ func (f *Fetcher) document(ctx context.Context, url string, max int64) ([]byte, 
 	if n := resp.ContentLength; n >= 0 && n != int64(len(data)) {
 		return nil, io.ErrUnexpectedEOF
 	}
-	f.keep(path, data, stored{URL: url, ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified")})
+	f.keep(path, data, stored{URL: url, ETag: resp.Header.Get("ETag"), LastModified: settled(resp.Header)})
 	return data, nil
+}
+
+// settled returns the Last-Modified header when it can be relied on: dates have whole seconds, so a file that was written
+// in the second in which it was served may change once more without changing its date (RFC 9110, 8.8.2.2).
+func settled(h http.Header) string {
+	modified, err := http.ParseTime(h.Get("Last-Modified"))
+	served, serr := http.ParseTime(h.Get("Date"))
+	if err != nil || serr != nil || served.Sub(modified) < 2*time.Second {
+		return ""
+	}
+	return h.Get("Last-Modified")
 }
 
 func (f *Fetcher) documentPath(url string) string {

@@ -710,15 +710,13 @@ mount_overlay() {
 	mount -t overlay -o "lowerdir=$lower,upperdir=$keep/rw/upper,workdir=$keep/rw/work" netroot "$new" || give_up "this kernel cannot put an overlay over NFS" "leave rd.overlay out: the root is then read-only"
 }
 
-# put FILE: replaces a file of the root by standard input. A read-only root gets it bound over the file that is there.
+# put FILE COPY: replaces a file of the root by one of /run/netroot. A read-only root gets it bound over the file it has.
 put() {
-	local copy="$keep/${1##*/}"
-	cat >"$copy"
-	if { rm -f "$new$1" && cat "$copy" >"$new$1"; } 2>/dev/null; then
+	if { rm -f "$new$1" && cat "$2" >"$new$1"; } 2>/dev/null; then
 		return 0
 	fi
-	[ -f "$new$1" ] && [ ! -L "$new$1" ] && mount --bind "$copy" "$new$1" && return 0
-	say "$1 of the root cannot be written; what belongs there is in $copy"
+	[ -f "$new$1" ] && [ ! -L "$new$1" ] && mount --bind "$2" "$new$1" && return 0
+	say "$1 of the root cannot be written; what belongs there is in $2"
 }
 
 # hand_over: what the root must know of its network. Values hold nothing but what plain in dhcp.sh lets through and
@@ -746,7 +744,8 @@ hand_over() {
 	} >"$keep/resolv.conf"
 	if [ -n "$hostname" ]; then
 		echo "$hostname" >/proc/sys/kernel/hostname
-		echo "$hostname" | put /etc/hostname
+		echo "$hostname" >"$keep/hostname"
+		put /etc/hostname "$keep/hostname"
 	fi
 	# shellcheck disable=SC2012 # the target of one link; readlink is not in the initramfs
 	one=''
@@ -756,7 +755,7 @@ hand_over() {
 		mkdir -p /run/systemd/resolved.conf.d
 		printf '[Resolve]\nDNS=%s\nDomains=%s\n' "$dns" "$domain" >/run/systemd/resolved.conf.d/netroot.conf
 		;;
-	*) [ -z "$dns$domain" ] || put /etc/resolv.conf <"$keep/resolv.conf" ;;
+	*) [ -z "$dns$domain" ] || put /etc/resolv.conf "$keep/resolv.conf" ;;
 	esac
 }
 

@@ -92,7 +92,7 @@ type stanza struct {
 // compact reads a Packages file and returns its compact form. Stanzas of other architectures are left out, as are those
 // that nothing could verify (no SHA-256) or that point outside of the repository.
 func compact(r io.Reader, arch string) ([]byte, error) {
-	out := make([]byte, len(indexMagic)+sha256.Size, 16<<20)
+	out := make([]byte, len(indexMagic)+sha256.Size, 64<<10)
 	br := bufio.NewReaderSize(r, 256<<10)
 	var st stanza
 	var field int // the string field that a continuation line belongs to, or -1

@@ -352,6 +352,7 @@ type watcher struct {
 	script  string
 	code    int
 	at      []string
+	reason  bool // the lines that follow say why
 }
 
 func (w *watcher) Write(p []byte) (int, error) {
@@ -375,13 +376,18 @@ func (w *watcher) take(line string) {
 	if w.lines = append(w.lines, line); len(w.lines) > 20 {
 		w.lines = w.lines[1:]
 	}
-	if m := failed.FindStringSubmatch(line); m != nil && w.pkg == "" {
+	switch m := failed.FindStringSubmatch(line); {
+	case m != nil && w.pkg == "":
 		w.pkg, w.script, w.at = m[1], "dpkg", slices.Clone(w.lines)
-	}
-	if m := script.FindStringSubmatch(line); m != nil && w.pkg != "" && w.code == 0 {
-		w.script = scriptName(m[1])
-		fmt.Sscan(m[2], &w.code)
+		w.reason = true
+	case w.reason && strings.HasPrefix(line, " "):
 		w.at = append(w.at, line)
+		if m := script.FindStringSubmatch(line); m != nil && w.code == 0 {
+			w.script = scriptName(m[1])
+			fmt.Sscan(m[2], &w.code)
+		}
+	default:
+		w.reason = false
 	}
 }
 

@@ -160,7 +160,7 @@ func writeInfo(cache Cache, s *source, admin string) error {
 	if err := writeFile(base+".list", list.String(), 0o644); err != nil {
 		return err
 	}
-	if s.manifest.Sums != "" {
+	if !slices.Contains(s.manifest.Members, "md5sums") { // even when it is empty, or dpkg --audit complains
 		if err := writeFile(base+".md5sums", s.manifest.Sums, 0o644); err != nil {
 			return err
 		}

@@ -88,11 +88,14 @@ func (f thing) write(t testing.TB, w *tar.Writer) {
 	}
 }
 
-func tarOf(t testing.TB, things []thing) []byte {
+func tarOf(t testing.TB, things []thing, plain bool) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range things {
+		if plain {
+			f.head = func(h *tar.Header) { h.Format, h.ModTime = tar.FormatGNU, time.Unix(stamp.Unix(), 0) }
+		}
 		f.write(t, w)
 	}
 	if err := w.Close(); err != nil {
@@ -149,6 +152,7 @@ type pkg struct {
 	control []thing
 	files   []thing
 	ext     string
+	plain   bool // in the tar format that dpkg itself reads: without nanoseconds and extended attributes
 }
 
 func (p pkg) text() string {
@@ -169,8 +173,8 @@ func (p pkg) bytes(t testing.TB) []byte {
 	t.Helper()
 	control := append([]thing{{name: "control", data: p.text()}}, p.control...)
 	return arOf([2]string{"debian-binary", "2.0\n"},
-		[2]string{"control.tar" + p.ext, string(compressed(t, p.ext, tarOf(t, control)))},
-		[2]string{"data.tar" + p.ext, string(compressed(t, p.ext, tarOf(t, p.files)))})
+		[2]string{"control.tar" + p.ext, string(compressed(t, p.ext, tarOf(t, control, p.plain)))},
+		[2]string{"data.tar" + p.ext, string(compressed(t, p.ext, tarOf(t, p.files, p.plain)))})
 }
 
 // put unpacks a package into the cache.

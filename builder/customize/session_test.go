@@ -142,11 +142,11 @@ hooks:
 		// The session has a UTS namespace of its own, so this is not the host's name.
 		sh(t, s, "echo vmegr.lab.example >/proc/sys/kernel/hostname 2>/dev/null || hostname vmegr.lab.example; /usr/lib/netroot/early")
 		for script, want := range map[string]string{
-			"grep -h -e ^Name= -e ^OriginalName -e ^MACAddress= /run/systemd/network/*.link": "MACAddress=02:00:00:00:00:07\nOriginalName=eth7\nName=eth7\n",
-			"grep -h -e ^Name -e ^Unmanaged /run/systemd/network/*.network":                  "Name=eth7\nUnmanaged=yes\n",
-			"cat /run/NetworkManager/conf.d/*":                                               "[keyfile]\nunmanaged-devices=interface-name:eth7\n",
-			"grep ^127 /etc/hosts":                                                           "127.0.0.1\tlocalhost\n127.0.1.1\tvmegr.lab.example vmegr\n",
-			"/usr/lib/netroot/early; grep ^127 /etc/hosts":                                   "127.0.0.1\tlocalhost\n127.0.1.1\tvmegr.lab.example vmegr\n",
+			"grep -h -e ^Name -e ^Type -e ^MACAddress= /run/systemd/network/*.link": "MACAddress=02:00:00:00:00:07\nType=ether\nNamePolicy=keep\n",
+			"grep -h -e ^Name -e ^Unmanaged /run/systemd/network/*.network":         "Name=eth7\nUnmanaged=yes\n",
+			"cat /run/NetworkManager/conf.d/*":                                      "[keyfile]\nunmanaged-devices=interface-name:eth7\n",
+			"grep ^127 /etc/hosts":                                                  "127.0.0.1\tlocalhost\n127.0.1.1\tvmegr.lab.example vmegr\n",
+			"/usr/lib/netroot/early; grep ^127 /etc/hosts":                          "127.0.0.1\tlocalhost\n127.0.1.1\tvmegr.lab.example vmegr\n",
 		} {
 			if got := sh(t, s, script); got != want {
 				t.Errorf("%s:\n%s, want\n%s", script, got, want)
@@ -195,6 +195,10 @@ hooks:
 			if got := sh(t, s, "grep nameserver /etc/resolv.conf; ls /tmp/trap 2>/dev/null || :"); got != "nameserver "+c.dns+"\n" {
 				t.Errorf("%s: resolv.conf has %q", c.what, got)
 			}
+		}
+		if got := sh(t, s, "cat /dev/kmsg"); got != "netroot: DHCP says EXPIRE; eth7 keeps 192.0.2.7, because / comes over it\n"+
+			"netroot: DHCP now gives 192.0.2.8; eth7 takes it and keeps 192.0.2.7, because / comes over it\n" {
+			t.Errorf("told: %q", got)
 		}
 		sh(t, s, "echo nameserver 10.0.0.1 >/etc/resolv.conf; /usr/lib/netroot/lease-script; grep -q 10.0.0.1 /etc/resolv.conf",
 			"reason=RENEW", "new_ip_address=192.0.2.7", "new_domain_name_servers=192.0.2.4", path)

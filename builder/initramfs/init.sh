@@ -744,7 +744,7 @@ hand_over() {
 	} >"$keep/resolv.conf"
 	# The card keeps its name: udev cannot give one that is up another, and says so as an error (systemd.link(5)).
 	mkdir -p /run/systemd/network
-	printf '[Match]\nOriginalName=%s\n[Link]\nNamePolicy=keep\nAlternativeNamesPolicy=database onboard slot path\n' "$card" >/run/systemd/network/10-netroot.link
+	printf '[Match]\nType=ether\nMACAddress=%s\n[Link]\nNamePolicy=keep\nAlternativeNamesPolicy=database onboard slot path\n' "$mac" >/run/systemd/network/10-netroot.link
 	if [ -n "$hostname" ]; then
 		echo "$hostname" >/proc/sys/kernel/hostname
 		echo "$hostname" >"$keep/hostname"

@@ -136,6 +136,11 @@ var oracleSets = map[string][]string{
 	},
 }
 
+// Packages that ask first for a name which only others provide, several of them and none better than the next. There
+// apt-get's choice and the one made here may differ, so apt-get is given the whole result instead: it must not want
+// anything more, nor refuse.
+var oracleTies = []string{"wireguard", "libtesseract-dev", "sa-exim", "kde-telepathy-minimal", "libow-php7"}
+
 func TestOracleAptGet(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs apt-get many times")
@@ -152,11 +157,28 @@ func TestOracleAptGet(t *testing.T) {
 			cfg.Mirror = m.repos[0].base
 		}
 		u := openHost(t, cfg, cache)
-		sets := oracleSets[arch]
+		apt, sets, ties := newAptGet(t, u), oracleSets[arch], oracleTies
 		if os.Getenv("CI") == "" {
-			sets = sets[:4]
+			sets, ties = sets[:4], ties[:1]
 		}
-		compareWithAptGet(t, u, newAptGet(t, u), sets)
+		compareWithAptGet(t, u, apt, sets)
+		if arch == "amd64" {
+			for _, want := range ties {
+				pkgs, err := u.Resolve([]string{want})
+				if err != nil {
+					t.Errorf("want %s: %v", want, err)
+					continue
+				}
+				var names, ours []string
+				for _, p := range pkgs {
+					names, ours = append(names, p.Name), append(ours, p.String())
+				}
+				slices.Sort(ours)
+				if theirs, err := apt.install(names); err != nil || !slices.Equal(ours, theirs) {
+					t.Errorf("want %s: apt-get does not take the result as it is: %v\n%v\n%v", want, err, ours, theirs)
+				}
+			}
+		}
 	}
 }
 

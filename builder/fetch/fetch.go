@@ -106,7 +106,11 @@ func (f *Fetcher) Get(ctx context.Context, items []Item, done func(i int, path s
 
 	var task *progress.Task
 	if len(missing) > 0 {
-		task = f.Progress.Start("download", total, progress.Bytes)
+		label := "download"
+		if len(items) == 1 {
+			label += " " + items[0].Name
+		}
+		task = f.Progress.Start(label, total, progress.Bytes)
 	}
 	defer task.Abort()
 

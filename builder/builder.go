@@ -5,11 +5,14 @@ package builder
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"os"
 
 	"netroot/builder/check"
+	"netroot/builder/customize"
 	"netroot/builder/lock"
 	"netroot/builder/progress"
 	"netroot/builder/recipe"
@@ -108,4 +111,40 @@ func (b *Builder) Resolve(ctx context.Context, r *recipe.Recipe) (*lock.Lock, er
 		return nil, fmt.Errorf("resolve %s: %w", r.Name, err)
 	}
 	return pins, nil
+}
+
+// inputsDigest is what an image is a function of: the recipe, the packages, and what this program makes of them.
+func inputsDigest(r *recipe.Recipe, pins *lock.Lock) string {
+	h := sha256.New()
+	for _, input := range []string{buildVersion, r.Digest(), pins.Digest(), customize.Digest()} {
+		fmt.Fprintln(h, input)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// newest returns the newest generation of an image that can be read.
+func (b *Builder) newest(image string) (store.Generation, bool, error) {
+	images, err := b.Store.Images()
+	if err != nil {
+		return store.Generation{}, false, err
+	}
+	for _, name := range images {
+		if name != image {
+			continue
+		}
+		generations, err := b.Store.Generations(image)
+		if err != nil {
+			return store.Generation{}, false, err
+		}
+		newest := generations[len(generations)-1]
+		return newest, newest.Err == nil, nil
+	}
+	return store.Generation{}, false, nil
+}
+
+func (b *Builder) log() *slog.Logger {
+	if b.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return b.Log
 }

@@ -2,10 +2,7 @@ package builder
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -20,35 +17,6 @@ import (
 	"netroot/builder/recipe"
 	"netroot/builder/store"
 )
-
-// inputsDigest is what an image is a function of: the recipe, the packages, and what this program makes of them.
-func inputsDigest(r *recipe.Recipe, pins *lock.Lock) string {
-	h := sha256.New()
-	for _, input := range []string{buildVersion, r.Digest(), pins.Digest(), customize.Digest()} {
-		fmt.Fprintln(h, input)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
-// newest returns the newest generation of an image that can be read.
-func (b *Builder) newest(image string) (store.Generation, bool, error) {
-	images, err := b.Store.Images()
-	if err != nil {
-		return store.Generation{}, false, err
-	}
-	for _, name := range images {
-		if name != image {
-			continue
-		}
-		generations, err := b.Store.Generations(image)
-		if err != nil {
-			return store.Generation{}, false, err
-		}
-		newest := generations[len(generations)-1]
-		return newest, newest.Err == nil, nil
-	}
-	return store.Generation{}, false, nil
-}
 
 // root assembles the root of a recipe from unpacked packages, checks it, and writes kernel, initramfs and image into
 // the draft. It fills in of m what the generation must know about itself.
@@ -125,11 +93,4 @@ func (b *Builder) kernelAndInitramfs(root, dir string) (release string, err erro
 		return "", fmt.Errorf("write the initramfs: %w", err)
 	}
 	return release, out.Close()
-}
-
-func (b *Builder) log() *slog.Logger {
-	if b.Log == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return b.Log
 }

@@ -225,44 +225,6 @@ func (n *node) create(cache Cache, at string) error {
 	return e.stamp(at)
 }
 
-// copy stands in for a hard link where none can be made.
-func (e *entry) copy(from, at string) error {
-	if err := copyFile(from, at); err != nil {
-		return err
-	}
-	f, err := os.Open(at)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return e.dress(f)
-}
-
-// dressPath gives a path that is no regular file its owner, mode and extended attributes.
-func (e *entry) dressPath(at string) error {
-	if e.UID != 0 || e.GID != 0 || e.Type == tar.TypeDir {
-		if err := unix.Lchown(at, e.UID, e.GID); err != nil {
-			return err
-		}
-	}
-	if e.Type != tar.TypeSymlink {
-		if err := unix.Chmod(at, e.Mode); err != nil {
-			return err
-		}
-	}
-	for name, value := range e.Xattr {
-		if err := unix.Lsetxattr(at, name, value, 0); err != nil {
-			return fmt.Errorf("set extended attribute %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func (e *entry) stamp(at string) error {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: e.Sec, Nsec: e.Nsec}}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, at, times, unix.AT_SYMLINK_NOFOLLOW)
-}
-
 // stamp gives folders their times, when nothing is created in them any more.
 func (p *plan) stamp(dir string) error {
 	for name, n := range p.nodes {

@@ -36,25 +36,6 @@ func (c Cache) folder() string { return filepath.Join(c.Dir, "unpacked") }
 
 func (c Cache) entry(sum string) string { return filepath.Join(c.folder(), sum) }
 
-// An entry is one file of a package as the root will hold it.
-type entry struct {
-	Name  string            `json:"n"` // "usr/bin/dash"; "." is the root itself
-	Type  byte              `json:"t"` // of archive/tar: '0' file (or hard link), '2' symlink, '3' '4' device, '5' folder, '6' fifo
-	Mode  uint32            `json:"m"` // permissions with setuid, setgid, sticky
-	UID   int               `json:"u,omitempty"`
-	GID   int               `json:"g,omitempty"`
-	Sec   int64             `json:"s"`
-	Nsec  int64             `json:"ns,omitempty"`
-	Link  string            `json:"l,omitempty"`
-	Major uint32            `json:"ma,omitempty"`
-	Minor uint32            `json:"mi,omitempty"`
-	File  int               `json:"f,omitempty"` // number below files/, from 0; hard links share one
-	Size  int64             `json:"z,omitempty"`
-	Xattr map[string][]byte `json:"x,omitempty"` // of what is no regular file
-}
-
-func (e *entry) mtime() time.Time { return time.Unix(e.Sec, e.Nsec) }
-
 // A manifest says all that Assemble needs of one package.
 type manifest struct {
 	Format    int               `json:"format"`

@@ -379,6 +379,9 @@ func (w *watcher) take(line string) {
 	switch m := failed.FindStringSubmatch(line); {
 	case m != nil && w.pkg == "":
 		w.pkg, w.script, w.at = m[1], "dpkg", slices.Clone(w.lines)
+		if strings.HasPrefix(w.pkg, "/") { // an archive; those that were held back are called NAME_ARCH.deb
+			w.pkg, _, _ = strings.Cut(path.Base(w.pkg), "_")
+		}
 		w.reason = true
 	case w.reason && strings.HasPrefix(line, " "):
 		w.at = append(w.at, line)

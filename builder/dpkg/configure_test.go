@@ -20,8 +20,8 @@ func TestExplain(t *testing.T) {
 			"dpkg: error processing package openssh-server (--configure):\n installed openssh-server package post-installation script subprocess returned error exit status 127\n" +
 			"dpkg: error processing package b (--configure):\n dependency problems - leaving unconfigured\nErrors were encountered while processing:\n openssh-server\n b\n",
 			"openssh-server", "postinst", "setting up failed", 127},
-		{"preinst", "Selecting x\nPreparing to unpack .../x.deb ...\nno\ndpkg: error processing archive /var/x.deb (--unpack):\n new x package pre-installation script subprocess returned error exit status 3\n",
-			"/var/x.deb", "preinst", "no\n", 3},
+		{"preinst", "Selecting x\nPreparing to unpack .../x.deb ...\nno\ndpkg: error processing archive /var/x_all.deb (--unpack):\n new x package pre-installation script subprocess returned error exit status 3\n",
+			"x", "preinst", "no\n", 3},
 		{"dependencies", "dpkg: dependency problems prevent configuration of a:\n a depends on b; however:\n  Package b is not installed.\n\n" +
 			"dpkg: error processing package a (--configure):\n dependency problems - leaving unconfigured\n",
 			"a", "dpkg", "Package b is not installed", 1},

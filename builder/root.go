@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"netroot/builder/check"
 	"netroot/builder/chroot"
 	"netroot/builder/customize"
@@ -57,12 +59,18 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 	}
 
 	m.Arch, m.Cmdline, m.Writable, m.OverlaySize = pins.Arch, r.Kernel.Cmdline, r.Root.Writable, r.Root.Size
-	if m.KernelRelease, err = b.kernelAndInitramfs(session.Tree(), draft.Dir()); err != nil {
-		return findings, err
-	}
-	b.Progress.Step("writing the image")
-	stats, err := image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Tree(), image.Options{})
-	if err != nil {
+	b.Progress.Step("writing the initramfs and the image")
+	var stats image.Stats
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		m.KernelRelease, err = b.kernelAndInitramfs(session.Tree(), draft.Dir())
+		return err
+	})
+	g.Go(func() (err error) {
+		stats, err = image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Tree(), image.Options{})
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return findings, err
 	}
 	m.Parts = map[string]store.Part{store.PartRoot: {Size: stats.Size, SHA256: stats.SHA256}}
@@ -83,7 +91,6 @@ func (b *Builder) kernelAndInitramfs(root, dir string) (release string, err erro
 	if err := os.WriteFile(filepath.Join(dir, store.PartKernel), data, 0o640); err != nil {
 		return "", fmt.Errorf("copy the kernel: %w", err)
 	}
-	b.Progress.Step("writing the initramfs for kernel %s", release)
 	out, err := os.OpenFile(filepath.Join(dir, store.PartInitramfs), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if err != nil {
 		return "", fmt.Errorf("write the initramfs: %w", err)

@@ -622,7 +622,7 @@ try_mount() {
 
 # explain_mount: error and advice for what mount or the kernel said. Fails when another try is of no use.
 explain_mount() {
-	local said='' line where="$server:$path" port=2049
+	local said='' line where="$server:$path" port=2049 rc=0
 	while read -r line; do
 		case $line in
 		'' | "dmesg(1) may"*) ;;
@@ -659,12 +659,12 @@ explain_mount() {
 	*"unknown filesystem"* | *"No such device"*)
 		error="the kernel has no NFS client for $where"
 		advice="the modules in this initramfs do not fit the kernel that runs: serve kernel and initramfs of one generation"
-		return 1
+		rc=1
 		;;
 	*"wrong fs type"* | *"bad option"* | *nvalid*)
 		error="the kernel does not take the options $(nfs_options)"
 		advice="check the options behind the path in root="
-		return 1
+		rc=1
 		;;
 	*)
 		error="$where cannot be mounted"
@@ -672,10 +672,11 @@ explain_mount() {
 		;;
 	esac
 	say "$error (${said:-mount said nothing})"
+	return $rc
 }
 
 mount_nfs() {
-	local end pause=1 try=1 final="; rd.retry=SECONDS tries longer"
+	local end pause=1 try=1 final=" (rd.retry=SECONDS tries longer)"
 	is_ipv4 "$server" || give_up "root= names ${server:-no server}${server:+, which is no IPv4 address}" "write root=nfs:ADDRESS:/IMAGE: names are not resolved this early"
 	case $path in
 	*%s*) path=${path%%%s*}${hostname:-$address}${path#*%s} ;;
@@ -690,7 +691,7 @@ mount_nfs() {
 	until try_mount; do
 		explain_mount || final=''
 		if [ -z "$final" ] || [ "$(uptime)" -ge "$end" ]; then
-			give_up "$error, after $try tries" "$advice$final"
+			give_up "$error (tries: $try)" "$advice$final"
 		fi
 		say "trying again in $pause seconds"
 		sleep "$pause"
@@ -816,6 +817,7 @@ main() {
 	local line
 	read -r line </proc/cmdline
 	parse_cmdline "$line"
+	echo # what the firmware or the kernel wrote last may have no end of line
 	[ -z "$debug" ] || set -x
 	at cmdline
 	parse_root || give_up "$error" "$advice"

@@ -43,6 +43,9 @@ func Assemble(ctx context.Context, r Root) error {
 	if entries, err := os.ReadDir(r.Dir); err == nil && len(entries) > 0 {
 		return fmt.Errorf("assemble %s: the folder is not empty", r.Dir)
 	}
+	if err := r.Cache.Sweep(); err != nil {
+		r.Log.Warn("what a killed build left in the cache stays there", "error", err)
+	}
 	if err := assemble(ctx, r); err != nil {
 		return fmt.Errorf("assemble root: %w", err)
 	}

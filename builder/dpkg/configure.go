@@ -66,6 +66,7 @@ type configurer struct {
 	ready    map[*source]bool // configured
 	preinst  map[*source]bool // its preinst ran
 	done     int
+	total    int
 }
 
 func (c *configurer) run(ctx context.Context) error {
@@ -139,6 +140,8 @@ func (c *configurer) load() error {
 		c.all = append(c.all, s)
 		if strings.HasSuffix(control.get("Status"), " installed") {
 			c.ready[s] = true
+		} else {
+			c.total++
 		}
 		return nil
 	}
@@ -322,7 +325,7 @@ func (c *configurer) dpkg(ctx context.Context, args ...string) error {
 			c.done++
 			c.opts.Log.Debug("set up", "package", m[1])
 			if c.opts.Progress != nil {
-				c.opts.Progress(min(c.done, len(c.all)), len(c.all), m[1])
+				c.opts.Progress(min(c.done, c.total), c.total, m[1])
 			}
 		}
 	}}

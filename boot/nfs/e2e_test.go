@@ -22,8 +22,8 @@ import (
 // and busybox; 10.0.2.2 is this host, as QEMU's user networking has it.
 func TestLinux(t *testing.T) {
 	need(t, true, "qemu-system-x86_64", "apt-get", "apt-cache", "dpkg-deb", "cpio", "mkfs.erofs")
-	dir := plant(t)
-	r := start(t, map[string]string{"/debian-12@3": mkfs(t, dir)})
+	r := start(t, map[string]string{"/debian-12@3": planted.image(t)})
+	dir := planted.dir
 	kernel, modules := debianKernel(t, "virtio_net", "virtio_pci", "nfsv3")
 	initrd := initramfs(t, modules, strings.ReplaceAll(clientScript, "PORT", r.port))
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -15,10 +16,45 @@ import (
 	"netroot/builder/image"
 )
 
+// serveTree serves the planted folder from an image made with args. Folder and image are made once.
 func serveTree(t testing.TB, args ...string) (*running, string) {
 	t.Helper()
-	dir := plant(t)
-	return start(t, map[string]string{"/debian-12": mkfs(t, dir, args...)}), dir
+	return start(t, map[string]string{"/debian-12": planted.image(t, args...)}), planted.dir
+}
+
+// planted is shared by the tests, which only read it.
+var planted tree
+
+type tree struct {
+	mu        sync.Mutex
+	dir, work string
+	made      map[string]string
+}
+
+func (p *tree) image(t testing.TB, args ...string) string {
+	t.Helper()
+	need(t, false, "mkfs.erofs")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dir == "" {
+		work, err := os.MkdirTemp("", "netroot-nfs-")
+		must(t, err)
+		p.work, p.dir, p.made = work, filepath.Join(work, "root"), map[string]string{}
+		plant(t, p.dir)
+	}
+	key := strings.Join(args, " ")
+	if p.made[key] == "" {
+		path := filepath.Join(p.work, fmt.Sprintf("%d.erofs", len(p.made)))
+		run(t, "mkfs.erofs", append(args, "--preserve-mtime", path, p.dir)...)
+		p.made[key] = path
+	}
+	return p.made[key]
+}
+
+func (p *tree) remove() {
+	if p.work != "" {
+		os.RemoveAll(p.work)
+	}
 }
 
 // TestWholeTree walks an export by READDIRPLUS, LOOKUP, GETATTR, READLINK and READ, and compares it with the folder it was made of.
@@ -321,7 +357,7 @@ func TestHandles(t *testing.T) {
 
 // TestRestart: handles and cookies of one server are good on the next.
 func TestRestart(t *testing.T) {
-	path := mkfs(t, plant(t))
+	path := planted.image(t)
 	r := start(t, map[string]string{"/debian-12": path})
 	c := dial(t, r.addr)
 	h, a := c.lookup(c.mount("/debian-12"), "many")

@@ -253,7 +253,7 @@ func TestConnLimit(t *testing.T) {
 }
 
 func TestMount(t *testing.T) {
-	path := mkfs(t, plant(t))
+	path := planted.image(t)
 	r := start(t, map[string]string{"/debian-12": path, "/debian-12@3": path})
 	c := dial(t, r.addr)
 	want := c.mount("/debian-12")
@@ -390,8 +390,7 @@ func TestServeFails(t *testing.T) {
 
 // FuzzCall sends any bytes as a record to all programs: there must be one whole reply or none.
 func FuzzCall(f *testing.F) {
-	dir := f.TempDir()
-	exports, err := newFixed(map[string]string{"/debian-12": mkfs(f, dir)})
+	exports, err := newFixed(map[string]string{"/debian-12": planted.image(f)})
 	must(f, err)
 	var e export
 	e.id, e.img = exports.ids["/debian-12"], exports.images["/debian-12"]

@@ -97,7 +97,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	planted.remove()
+	os.Exit(code)
 }
 
 func serveMain(args []string) error {
@@ -223,10 +225,10 @@ func (r *running) seen(kind string) []Event {
 
 const manyFiles = 350
 
-// plant makes a folder to be served.
-func plant(t testing.TB) string {
+// plant makes the folder dir to be served.
+func plant(t testing.TB, dir string) {
 	t.Helper()
-	dir := t.TempDir()
+	must(t, os.Mkdir(dir, 0o755))
 	at := func(name string) string { return filepath.Join(dir, name) }
 	must(t, os.Chmod(dir, 0o755))
 	must(t, os.MkdirAll(at("usr/bin"), 0o755))
@@ -250,7 +252,6 @@ func plant(t testing.TB) string {
 		must(t, os.Lchown(at("size-1"), 1000, 70000))
 		must(t, syscall.Mknod(at("null"), syscall.S_IFCHR|0o666, 1<<8|3))
 	}
-	return dir
 }
 
 func pattern(n int) []byte {
@@ -259,14 +260,6 @@ func pattern(n int) []byte {
 		b[i] = byte(i>>12) ^ byte(i*7)
 	}
 	return b
-}
-
-func mkfs(t testing.TB, dir string, args ...string) string {
-	t.Helper()
-	need(t, false, "mkfs.erofs")
-	path := filepath.Join(t.TempDir(), "root.erofs")
-	run(t, "mkfs.erofs", append(args, "--preserve-mtime", path, dir)...)
-	return path
 }
 
 var errDown = errors.New("the store is away")

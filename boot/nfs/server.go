@@ -141,8 +141,8 @@ func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) 
 		}
 		client := clientOf(nc.RemoteAddr())
 		if reason := open.add(nc, client); reason != "" {
-			nc.Close()
 			s.emit(Event{Kind: Refused, Client: client, Reason: reason})
+			nc.Close()
 			continue
 		}
 		s.stats.accepted.Add(1)

@@ -95,7 +95,7 @@ func inNamespace(t *testing.T, f func(t *testing.T)) {
 // TestShowmount finds everything by port 111, as a client does that is told nothing.
 func TestShowmount(t *testing.T) {
 	need(t, true, "showmount", "rpcinfo")
-	path := mkfs(t, plant(t))
+	path := planted.image(t)
 	inNamespace(t, func(t *testing.T) {
 		exports, err := newFixed(map[string]string{"/debian-12": path, "/debian-12@3": path})
 		must(t, err)
@@ -132,7 +132,7 @@ func TestShowmount(t *testing.T) {
 // TestTshark has Wireshark's dissectors judge every reply.
 func TestTshark(t *testing.T) {
 	need(t, true, "tshark", "tcpdump", "nfs-ls")
-	path := mkfs(t, plant(t))
+	path := planted.image(t)
 	inNamespace(t, func(t *testing.T) {
 		exports, err := newFixed(map[string]string{"/debian-12": path})
 		must(t, err)

@@ -51,7 +51,7 @@ func (b *Builder) aptSource(r *recipe.Recipe) *aptSource {
 }
 
 func (b *Builder) fetcher() *fetch.Fetcher {
-	return &fetch.Fetcher{Cache: fetch.Cache{Dir: b.Store.CacheDir()}, Jobs: b.Jobs, Progress: b.Progress, Log: b.Log}
+	return &fetch.Fetcher{Cache: fetch.Cache{Dir: b.Store.CacheDir()}, Proxy: apt.HostProxy("/"), Jobs: b.Jobs, Progress: b.Progress, Log: b.Log}
 }
 
 func (b *Builder) unpacked() dpkg.Cache { return dpkg.Cache{Dir: b.Store.CacheDir()} }

@@ -47,7 +47,7 @@ dpkg-divert --package diverting --add --rename --divert /usr/bin/tool.original /
 		{"dpkg-divert --list | grep tool", "diversion of /usr/bin/tool to /usr/bin/tool.original by diverting\n"},
 		{"cat /var/tmp/postinst-args", "configure \n"},
 		{"grep -v RUNNING_VERSION /var/tmp/preinst-env", "DPKG_ADMINDIR=/var/lib/dpkg\nDPKG_MAINTSCRIPT_ARCH=all\nDPKG_MAINTSCRIPT_DEBUG=0\n" +
-			"DPKG_MAINTSCRIPT_NAME=preinst\nDPKG_MAINTSCRIPT_PACKAGE=curious\nDPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1\nDPKG_ROOT=\n/var/lib/dpkg/tmp.ci/preinst install\ncontrol\npostinst\npreinst\n"},
+			"DPKG_MAINTSCRIPT_NAME=preinst\nDPKG_MAINTSCRIPT_PACKAGE=curious\nDPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1\nDPKG_ROOT=\n/var/lib/dpkg/tmp.ci/preinst install\ncontrol\nmd5sums\npostinst\npreinst\n"},
 		{"dpkg -V; dpkg --audit; ls /var/lib/dpkg/ | grep held; true", ""},
 	} {
 		if got, err := run(t, s, tt.script); err != nil || got != tt.want {

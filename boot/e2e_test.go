@@ -102,7 +102,13 @@ func (b *bench) netroot(t *testing.T, timeout time.Duration, args ...string) (st
 // build builds a recipe and returns the generation that is current then.
 func (b *bench) build(t *testing.T, recipe, image string) store.Generation {
 	t.Helper()
-	if _, stderr, exit := b.netroot(t, 20*time.Minute, "build", recipe); exit != 0 {
+	_, stderr, exit := b.netroot(t, 20*time.Minute, "build", recipe)
+	if exit != 0 && strings.Contains(stderr, "does not hold what its own InRelease says") {
+		// Partial mirrors exist whose security suite is whole for one architecture only. The suite itself will do here.
+		t.Logf("once more without the updates, because of the mirror:\n%s", stderr)
+		_, stderr, exit = b.netroot(t, 20*time.Minute, "build", recipe, "--mirror", mainMirror(t))
+	}
+	if exit != 0 {
 		t.Fatalf("exit code %d\n%s", exit, stderr)
 	}
 	gen, err := b.current(image)
@@ -110,6 +116,22 @@ func (b *bench) build(t *testing.T, recipe, image string) store.Generation {
 		t.Fatal(err)
 	}
 	return gen
+}
+
+// mainMirror is where this host's apt has bookworm itself from.
+func mainMirror(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if uri, ok := strings.CutPrefix(line, "bookworm "); ok {
+			return strings.TrimSpace(uri)
+		}
+	}
+	t.Fatalf("this host's apt has no bookworm:\n%s", out)
+	return ""
 }
 
 func (b *bench) current(image string) (store.Generation, error) {

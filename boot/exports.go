@@ -4,7 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +24,7 @@ type exports struct {
 
 	mu      sync.Mutex
 	open    map[[16]byte]*image.Image
+	holds   []func() // one per open image; a hold ends when its function is garbage
 	scanned time.Time
 }
 
@@ -41,7 +42,12 @@ func imageID(g store.Generation) ([16]byte, error) {
 
 // Open finds the image that an export path names.
 func (e *exports) Open(path string) ([16]byte, *image.Image, error) {
-	g, err := e.store.Resolve(strings.Trim(path, "/"))
+	ref := strings.Trim(path, "/")
+	name, _, _ := strings.Cut(ref, "@")
+	g, err := e.store.Resolve(ref)
+	if errors.Is(err, store.ErrNotFound) || err != nil && store.ValidName(name) != nil {
+		return [16]byte{}, nil, fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+	}
 	if err != nil {
 		return [16]byte{}, nil, err
 	}
@@ -53,20 +59,21 @@ func (e *exports) Open(path string) ([16]byte, *image.Image, error) {
 	return id, img, err
 }
 
-// ByID finds the image that a file handle names.
+// ByID finds the image that a file handle names. An error that wraps fs.ErrNotExist means that no generation has it;
+// any other that the question should be asked again.
 func (e *exports) ByID(id [16]byte) (*image.Image, error) {
 	e.mu.Lock()
 	img, ok := e.open[id]
-	rescan := !ok && time.Since(e.scanned) >= rescanInterval
-	if rescan {
+	soon := !ok && time.Since(e.scanned) < rescanInterval
+	if !ok && !soon {
 		e.scanned = time.Now()
 	}
 	e.mu.Unlock()
-	if ok {
+	switch {
+	case ok:
 		return img, nil
-	}
-	if !rescan {
-		return nil, errUnknownImage
+	case soon:
+		return nil, errors.New("the store was searched a moment ago")
 	}
 	generations, err := e.generations()
 	if err != nil {
@@ -77,10 +84,8 @@ func (e *exports) ByID(id [16]byte) (*image.Image, error) {
 			return e.image(id, g)
 		}
 	}
-	return nil, errUnknownImage
+	return nil, fmt.Errorf("no generation in the store has the image %x: %w", id, fs.ErrNotExist)
 }
-
-var errUnknownImage = errors.New("no generation in the store has this image")
 
 // List returns the export paths, current generations first.
 func (e *exports) List() []string {
@@ -120,10 +125,16 @@ func (e *exports) image(id [16]byte, g store.Generation) (*image.Image, error) {
 	if img, ok := e.open[id]; ok {
 		return img, nil
 	}
-	img, err := image.Open(filepath.Join(g.Dir, store.PartRoot))
+	img, err := image.Open(g.Path(store.PartRoot))
 	if err != nil {
 		return nil, err
 	}
+	release, err := g.Hold()
+	if err != nil {
+		img.Close()
+		return nil, err
+	}
+	e.holds = append(e.holds, release)
 	if e.open == nil {
 		e.open = make(map[[16]byte]*image.Image)
 	}

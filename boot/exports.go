@@ -43,12 +43,11 @@ func imageID(g store.Generation) ([16]byte, error) {
 // Open finds the image that an export path names.
 func (e *exports) Open(path string) ([16]byte, *image.Image, error) {
 	ref := strings.Trim(path, "/")
-	name, _, _ := strings.Cut(ref, "@")
 	g, err := e.store.Resolve(ref)
-	if errors.Is(err, store.ErrNotFound) || err != nil && store.ValidName(name) != nil {
-		return [16]byte{}, nil, fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
-	}
 	if err != nil {
+		if _, _, badName := store.ParseRef(ref); badName != nil || errors.Is(err, store.ErrNotFound) {
+			err = fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+		}
 		return [16]byte{}, nil, err
 	}
 	id, err := imageID(g)

@@ -1,5 +1,5 @@
-// Package nfs serves images to their machines: read-only NFS version 3 (RFC 1813) with its MOUNT protocol on one TCP port,
-// and a portmapper (RFC 1833, version 2) for clients that are not told the port.
+// Package nfs serves images to their machines: read-only NFS version 3 (RFC 1813) with its MOUNT protocol and as
+// much of NFSACL as Linux needs on one TCP port, and a portmapper (RFC 1833, version 2) for clients that are not told it.
 //
 // The server has no state. A file handle is the image's identity and an inode number inside it, so handles outlive the
 // process and are good on every server that holds the same image; directory cookies are positions in a sorted folder that
@@ -11,5 +11,5 @@
 //
 // Limits: TCP only (the portmapper also UDP); credentials are AUTH_NONE and AUTH_SYS, which prove nothing, so whoever reaches the
 // port can read every file; no locking protocol (mount with nolock); every write is answered with NFS3ERR_ROFS.
-// Access is judged by mode bits, root is root (no_root_squash), access control lists are not looked at.
+// Access is judged by mode bits, root is root (no_root_squash), access control lists in an image are not looked at.
 package nfs

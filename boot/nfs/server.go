@@ -107,7 +107,7 @@ func (s *Server) Stats() Stats {
 
 // Serve answers NFS and MOUNT calls on every connection of l until ctx ends, then closes l and all connections and returns nil.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	return s.serve(ctx, l, []program{nfsProgram(), mountProgram()})
+	return s.serve(ctx, l, []program{nfsProgram(), mountProgram(), aclProgram()})
 }
 
 func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) error {

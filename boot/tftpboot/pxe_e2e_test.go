@@ -233,7 +233,7 @@ func (s *site) happened(t *testing.T, want map[string]string) {
 	t.Errorf("no event %v in:\n%s", want, s.events)
 }
 
-func TestMenuBootsTheNewest(t *testing.T) {
+func TestE2EMenuBootsTheNewest(t *testing.T) {
 	s := newSite(t)
 	console := s.power(t, clientMAC)
 	console.wait(t, "root=nfs:10.77.0.3:/tiny@2:vers=3,proto=tcp,nolock,port=2049,mountport=2049", 3*time.Minute)
@@ -251,7 +251,7 @@ func TestMenuBootsTheNewest(t *testing.T) {
 	}
 }
 
-func TestAssignedImageBootsAtOnce(t *testing.T) {
+func TestE2EAssignedImageBootsAtOnce(t *testing.T) {
 	s := newSite(t)
 	console := s.power(t, assigned)
 	console.wait(t, "netroot.hostname=alpha", 3*time.Minute)
@@ -262,7 +262,7 @@ func TestAssignedImageBootsAtOnce(t *testing.T) {
 	}
 }
 
-func TestIPXEScript(t *testing.T) {
+func TestE2EIPXEScript(t *testing.T) {
 	s := newSite(t, "NETROOT_E2E_SCRIPT=1")
 	console := s.power(t, assigned)
 	console.wait(t, "netroot-e2e: init runs", 3*time.Minute)

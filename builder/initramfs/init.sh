@@ -179,12 +179,12 @@ parse_root() {
 parse_ip() {
 	local word chosen=''
 	method=dhcp
+	# The last one counts: what a machine's own entry says comes behind ip=dhcp. Unless one is for the boot card.
 	# shellcheck disable=SC2086
 	for word in $ips; do
-		[ -n "$chosen" ] || chosen=$word
-		# Of several the one for the boot card counts.
-		case ":$word:" in
-		*":${bootdev:-no card has this name}:"*) chosen=$word ;;
+		case ":$chosen:" in
+		*":${bootdev:-no card has this name}:"*) ;;
+		*) chosen=$word ;;
 		esac
 	done
 	card=$bootdev

@@ -76,6 +76,8 @@ func TestCommandLine(t *testing.T) {
 		{nfs + "ip=dhcp6", "error=ip=dhcp6 does not give this machine an IPv4 address"},
 		{nfs + "ip=nonsense", "error=ip=nonsense: not understood"},
 		{nfs + "ip=eth0:dhcp ip=eth1:dhcp bootdev=eth1", "card=eth1 method=dhcp error="},
+		{nfs + "ip=eth0:dhcp ip=eth1:dhcp bootdev=eth0", "card=eth0 method=dhcp error="},
+		{nfs + "ip=dhcp ip=10.1.0.2::10.1.0.1:24:h:eth0:none", "card=eth0 method=static address=10.1.0.2 error="},
 		{nfs + "ip=10.1.0.2::10.1.0.1:24:h:eth0:none ip=10.2.0.2::10.2.0.1:24:h:eth1:none bootdev=eth1", "card=eth1 address=10.2.0.2 error="},
 		{nfs + "bootdev=eth3", "card=eth3 method=dhcp"},
 		{nfs + "ifname=lan0:52:54:00:12:34:56", "ifnames= lan0:52:54:00:12:34:56"},

@@ -33,6 +33,7 @@ var fatal = []struct{ text, meaning string }{
 	{"Kernel panic - not syncing", "the kernel gave up"},
 	{"This kernel requires", "the kernel does not run on this CPU; build the recipe with another kernel package or give --machine cpu=…"},
 	{"Use a kernel appropriate for your CPU", "the kernel does not run on this CPU; build the recipe with another kernel package or give --machine cpu=…"},
+	{"CPU does not support x86-64-v", "the root was built for newer CPUs; give --machine cpu=Nehalem (v2) or cpu=max"},
 	{"Could not find kernel image", "pxelinux did not get the kernel"},
 	{"Failed to load ldlinux.c32", "pxelinux did not get its second part; is ldlinux.c32 in the store's loader folder?"},
 	{"Loading failed:", "pxelinux could not load a file"},

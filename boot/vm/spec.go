@@ -17,7 +17,7 @@ import (
 // Spec is the machine to boot. Zero values mean the default named in the comment.
 type Spec struct {
 	Arch    string // amd64 or i386; default: that of the image
-	CPU     string // QEMU's -cpu; default: max for amd64, coreduo for i386
+	CPU     string // QEMU's -cpu; default: qemu64 for amd64, coreduo for i386
 	CPUs    int    // 1
 	Memory  int    // MiB; 1024
 	NIC     string // QEMU's device; e1000
@@ -121,8 +121,10 @@ func (s Spec) withDefaults(arch string) Spec {
 		}
 	}
 	if s.CPU == "" {
-		// The oldest 32-bit CPU that serious hardware still has: no PAE is needed, no 64-bit mode is there.
-		s.CPU = map[string]string{"amd64": "max", "i386": "coreduo"}[s.Arch]
+		// coreduo is the oldest 32-bit CPU that serious hardware still has: no PAE is needed, no 64-bit mode is there.
+		// qemu64 boots in three quarters of the time that max takes without KVM: what the newest CPUs have is slow to
+		// emulate, and every library uses it where it is there.
+		s.CPU = map[string]string{"amd64": "qemu64", "i386": "coreduo"}[s.Arch]
 	}
 	if s.CPUs == 0 {
 		s.CPUs = 1

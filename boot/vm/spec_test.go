@@ -7,11 +7,11 @@ import (
 
 func TestParseSpec(t *testing.T) {
 	for _, tt := range []struct{ in, arch, want string }{
-		{"", "amd64", "arch=amd64,cpu=max,cpus=1,memory=1024,nic=e1000,machine=pc,accel=tcg"},
+		{"", "amd64", "arch=amd64,cpu=qemu64,cpus=1,memory=1024,nic=e1000,machine=pc,accel=tcg"},
 		{"", "i686", "arch=i386,cpu=coreduo,cpus=1,memory=1024,nic=e1000,machine=pc,accel=tcg"},
 		{"cpu=coreduo,memory=512,nic=e1000,arch=i386", "amd64", "arch=i386,cpu=coreduo,cpus=1,memory=512,nic=e1000,machine=pc,accel=tcg"},
-		{" arch = x86_64 , memory=2048M, nic=virtio-net-pci", "", "arch=amd64,cpu=max,cpus=1,memory=2048,nic=virtio-net-pci,machine=pc,accel=tcg"},
-		{"mac=52:54:00:AA:bb:cc,machine=q35,cpus=2", "amd64", "arch=amd64,cpu=max,cpus=2,memory=1024,nic=e1000,mac=52:54:00:aa:bb:cc,machine=q35,accel=tcg"},
+		{" arch = x86_64 , memory=2048M, nic=virtio-net-pci", "", "arch=amd64,cpu=qemu64,cpus=1,memory=2048,nic=virtio-net-pci,machine=pc,accel=tcg"},
+		{"mac=52:54:00:AA:bb:cc,machine=q35,cpus=2", "amd64", "arch=amd64,cpu=qemu64,cpus=2,memory=1024,nic=e1000,mac=52:54:00:aa:bb:cc,machine=q35,accel=tcg"},
 	} {
 		spec, err := ParseSpec(tt.in)
 		if err != nil {

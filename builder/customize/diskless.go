@@ -28,7 +28,6 @@ const (
 // wants says which target starts each unit.
 var wants = [][2]string{
 	{"sysinit.target", "netroot-stage-init.service"},
-	{"sysinit.target", "netroot-early.service"},
 	{"multi-user.target", "netroot-ssh-keys.service"},
 	{"multi-user.target", "netroot-lease.service"},
 	{"multi-user.target", "netroot-stage-up.service"},
@@ -41,6 +40,26 @@ var diskCare = []string{
 	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "man-db.timer", "fstrim.timer",
 	"e2scrub_all.timer", "e2scrub_reap.service", "mdmonitor-oneshot.timer", "mdcheck_start.timer", "mdcheck_continue.timer",
 	"systemd-pstore.service",
+}
+
+// idle are units that find nothing to do on a machine without a disk, but would start a program or more at every boot.
+// They are masked, unless the recipe enables them.
+var idle = []string{
+	"systemd-repart.service",      // partitions
+	"systemd-random-seed.service", // would seed every machine of the image alike; there is none to keep
+	"systemd-remount-fs.service",  // / is as the initramfs mounted it
+}
+
+// idleGenerators look for disks, or for what was left on them, each time systemd reads its units; they are masked. One
+// with a table of its own stays when the root has that table.
+var idleGenerators = []struct{ name, table string }{
+	{"systemd-cryptsetup-generator", "/etc/crypttab"},
+	{"systemd-integritysetup-generator", "/etc/integritytab"},
+	{"systemd-veritysetup-generator", "/etc/veritytab"},
+	{"systemd-gpt-auto-generator", ""},
+	{"systemd-hibernate-resume-generator", ""},
+	{"systemd-bless-boot-generator", ""},
+	{"systemd-system-update-generator", ""},
 }
 
 // Digest is the SHA-256, in hex, of what this package puts into every root: when it changes, roots built before are out
@@ -58,7 +77,7 @@ func Digest() string {
 	if err != nil {
 		panic(err) // embedded files are always there
 	}
-	fmt.Fprintln(h, wants, diskCare)
+	fmt.Fprintln(h, wants, diskCare, idle, idleGenerators)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -85,7 +104,7 @@ func (r rootDir) hostname(rec *recipe.Recipe) error {
 	if short, _, long := strings.Cut(rec.Hostname, "."); long {
 		names += " " + short
 	}
-	// 127.0.1.1 as Debian has it; at boot the line follows the machine's real name (usr/lib/netroot/early).
+	// 127.0.1.1 as Debian has it; at boot the initramfs puts the machine's real name there.
 	return r.writeString("/etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\t"+names+"\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 }
 
@@ -133,14 +152,40 @@ func (r rootDir) diskless(rec *recipe.Recipe) error {
 		}
 	}
 	for _, unit := range diskCare {
-		name, _, _ := strings.Cut(unit, ".")
-		if slices.Contains(rec.Services.Enable, unit) || slices.Contains(rec.Services.Enable, name) {
+		if enables(rec, unit) {
 			continue
 		}
 		for _, target := range r.glob("/etc/systemd/system", "*.wants") {
 			if err := r.remove(path.Join(target, unit)); err != nil {
 				return err
 			}
+		}
+	}
+	return r.mask(rec)
+}
+
+// enables tells that the recipe wants a unit, named with or without its type.
+func enables(rec *recipe.Recipe, unit string) bool {
+	name, _, _ := strings.Cut(unit, ".")
+	return slices.Contains(rec.Services.Enable, unit) || slices.Contains(rec.Services.Enable, name)
+}
+
+// mask keeps systemd from starting what is idle.
+func (r rootDir) mask(rec *recipe.Recipe) error {
+	for _, unit := range idle {
+		if enables(rec, unit) || unit == "systemd-remount-fs.service" && supplies(rec, "/etc/fstab") {
+			continue
+		}
+		if err := r.symlink("/dev/null", "/etc/systemd/system/"+unit); err != nil {
+			return err
+		}
+	}
+	for _, g := range idleGenerators {
+		if g.table != "" && r.exists(g.table) {
+			continue
+		}
+		if err := r.symlink("/dev/null", "/etc/systemd/system-generators/"+g.name); err != nil {
+			return err
 		}
 	}
 	return nil

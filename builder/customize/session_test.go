@@ -138,22 +138,6 @@ hooks:
 
 	sh(t, s, "mkdir /run/netroot; cat >/run/netroot/boot <<'END'\n"+boot+"END\nprintf 'search lab.example\\nnameserver 192.0.2.2\\n' | tee /run/netroot/resolv.conf >/etc/resolv.conf")
 
-	t.Run("early", func(t *testing.T) {
-		// The session has a UTS namespace of its own, so this is not the host's name.
-		sh(t, s, "echo vmegr.lab.example >/proc/sys/kernel/hostname 2>/dev/null || hostname vmegr.lab.example; /usr/lib/netroot/early")
-		for script, want := range map[string]string{
-			"grep -h -e ^Name -e ^Type -e ^MACAddress= /run/systemd/network/*.link": "MACAddress=02:00:00:00:00:07\nType=ether\nNamePolicy=keep\n",
-			"grep -h -e ^Name -e ^Unmanaged /run/systemd/network/*.network":         "Name=eth7\nUnmanaged=yes\n",
-			"cat /run/NetworkManager/conf.d/*":                                      "[keyfile]\nunmanaged-devices=interface-name:eth7\n",
-			"grep ^127 /etc/hosts":                                                  "127.0.0.1\tlocalhost\n127.0.1.1\tvmegr.lab.example vmegr\n",
-			"/usr/lib/netroot/early; grep ^127 /etc/hosts":                          "127.0.0.1\tlocalhost\n127.0.1.1\tvmegr.lab.example vmegr\n",
-		} {
-			if got := sh(t, s, script); got != want {
-				t.Errorf("%s:\n%s, want\n%s", script, got, want)
-			}
-		}
-	})
-
 	t.Run("stage", func(t *testing.T) {
 		// /dev/console of a session is the host's: a file takes its place.
 		got := sh(t, s, "rm -f /dev/console; : >/dev/console; /usr/lib/netroot/stage up; cat /dev/console; rm /dev/console")
@@ -164,7 +148,7 @@ hooks:
 
 	t.Run("ssh keys", func(t *testing.T) {
 		got := sh(t, s, "/usr/lib/netroot/ssh-keys; cd /etc/ssh; stat -c '%n %a' ssh_host_*_key; ssh-keygen -lf ssh_host_ed25519_key | grep -o ED25519")
-		if got != "ssh_host_ecdsa_key 600\nssh_host_ed25519_key 600\nED25519\n" {
+		if got != "ssh_host_ed25519_key 600\nED25519\n" {
 			t.Errorf("%q", got)
 		}
 	})

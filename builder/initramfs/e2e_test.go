@@ -49,7 +49,7 @@ func debianRoot(t *testing.T) string {
 
 // Every way in which a boot can fail before the root is there, on a real kernel: what the console says must name the
 // cause and the way out, and the machine must reboot by itself.
-func TestFailuresOnTheConsole(t *testing.T) {
+func TestE2EFailuresOnTheConsole(t *testing.T) {
 	root := debianRoot(t)
 	dir := t.TempDir()
 	initrd := filepath.Join(dir, "initrd.img")

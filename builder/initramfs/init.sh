@@ -720,6 +720,37 @@ put() {
 	say "$1 of the root cannot be written; what belongs there is in $2"
 }
 
+# spare_card: keeps udev and every network manager of the root away from the card that / comes over. One moment without it,
+# and nothing can be read any more that would bring it back. udev could not rename a card that is up (Linux 6.2 can).
+spare_card() {
+	mkdir -p /run/systemd/network /run/NetworkManager/conf.d
+	printf '[Match]\nType=ether\nMACAddress=%s\n[Link]\nNamePolicy=keep\nAlternativeNamesPolicy=database onboard slot path\n' "$mac" >/run/systemd/network/00-netroot.link
+	printf '[Match]\nName=%s\n[Link]\nUnmanaged=yes\nRequiredForOnline=no\n' "$card" >/run/systemd/network/00-netroot.network
+	printf '[keyfile]\nunmanaged-devices=interface-name:%s\n' "$card" >/run/NetworkManager/conf.d/00-netroot.conf
+}
+
+# name_hosts: the line of /etc/hosts with the machine's own name, which may be another than the image's. sudo wants to find it.
+name_hosts() {
+	local line word found=''
+	[ -f "$new/etc/hosts" ] || return 0
+	while read -r line || [ -n "$line" ]; do
+		set -f
+		for word in $line; do
+			[ "$word" != "$hostname" ] || found=1
+		done
+		set +f
+		case $line in
+		127.0.1.1[!0-9.]*)
+			word=${hostname%%.*}
+			[ "$word" != "$hostname" ] || word=''
+			line="127.0.1.1	$hostname${word:+ $word}"
+			;;
+		esac
+		printf '%s\n' "$line"
+	done <"$new/etc/hosts" >"$keep/hosts"
+	[ -n "$found" ] || put /etc/hosts "$keep/hosts"
+}
+
 # hand_over: what the root must know of its network. Values hold nothing but what plain in dhcp.sh lets through and
 # what was checked here.
 hand_over() {
@@ -743,13 +774,12 @@ hand_over() {
 			echo "nameserver $one"
 		done
 	} >"$keep/resolv.conf"
-	# The card keeps its name: udev cannot give one that is up another, and says so as an error (systemd.link(5)).
-	mkdir -p /run/systemd/network
-	printf '[Match]\nType=ether\nMACAddress=%s\n[Link]\nNamePolicy=keep\nAlternativeNamesPolicy=database onboard slot path\n' "$mac" >/run/systemd/network/10-netroot.link
+	spare_card
 	if [ -n "$hostname" ]; then
 		echo "$hostname" >/proc/sys/kernel/hostname
 		echo "$hostname" >"$keep/hostname"
 		put /etc/hostname "$keep/hostname"
+		name_hosts
 	fi
 	# shellcheck disable=SC2012 # the target of one link; readlink is not in the initramfs
 	one=''
@@ -814,6 +844,9 @@ main() {
 	mount -t tmpfs -o mode=0755,nosuid,nodev run /run
 	exec </dev/console >/dev/console 2>&1
 	mkdir -p "$keep"
+	# A kernel begins to gather randomness only when somebody asks for some (try_to_generate_entropy in
+	# drivers/char/random.c), and a DHCP client that asks waits for a second. This gathers it while the link comes up.
+	{ read -r line; } </dev/urandom &
 	local line
 	read -r line </proc/cmdline
 	parse_cmdline "$line"

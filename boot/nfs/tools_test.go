@@ -131,14 +131,14 @@ func TestShowmount(t *testing.T) {
 
 // TestTshark has Wireshark's dissectors judge every reply.
 func TestTshark(t *testing.T) {
-	need(t, true, "tshark", "tcpdump", "nfs-ls")
+	need(t, true, "tshark", "reordercap", "tcpdump", "nfs-ls")
 	path := planted.image(t)
 	inNamespace(t, func(t *testing.T) {
 		exports, err := newFixed(map[string]string{"/debian-12": path})
 		must(t, err)
 		r := startExports(t, exports, "127.0.0.1:2049")
 		file := filepath.Join(t.TempDir(), "nfs.pcap")
-		dump := exec.Command("tcpdump", "-i", "lo", "-U", "-w", file, "--immediate-mode", "tcp", "port", "2049")
+		dump := exec.Command("tcpdump", "-i", "lo", "-B", "16384", "-U", "-w", file, "--immediate-mode", "tcp", "port", "2049")
 		stderr, err := dump.StderrPipe()
 		must(t, err)
 		must(t, dump.Start())
@@ -157,6 +157,10 @@ func TestTshark(t *testing.T) {
 		}
 		must(t, dump.Process.Signal(os.Interrupt))
 		dump.Wait()
+		// Two processors may hand a call and its reply to tcpdump in the wrong order; tshark wants the call first.
+		ordered := file + ".ordered"
+		run(t, "reordercap", file, ordered)
+		file = ordered
 
 		if out := run(t, "tshark", "-r", file, "-Y", "_ws.malformed || _ws.short || rpc.unknown_body", "-V"); out != "" {
 			t.Errorf("malformed packets:\n%s", out[:min(len(out), 4000)])

@@ -1,6 +1,10 @@
 package nfs
 
-import "math"
+import (
+	"math"
+
+	"netroot/builder/image"
+)
 
 // The procedures that write decode what they are sent as far as RFC 1813 defines it, so that a malformed call is told from a refused
 // one, and answer NFS3ERR_ROFS with the attributes of the object as it is and stays.
@@ -10,13 +14,19 @@ func (c *conn) readOnly(q *call, h []byte) bool {
 	if q.args.bad {
 		return false
 	}
+	e, i := c.refuse(h)
+	c.out = putWcc(c.out, e, i)
+	return true
+}
+
+// refuse appends the status of the refusal and finds what the handle names, for the attributes that follow.
+func (c *conn) refuse(h []byte) (*export, *image.Inode) {
 	e, i, status := c.resolve(h)
 	if status == nfsOK {
 		status = errROFS
 	}
 	c.fail(status)
-	c.out = putWcc(c.out, e, i)
-	return true
+	return e, i
 }
 
 func skipName(d *decoder) { d.opaque(math.MaxInt32) }
@@ -131,11 +141,7 @@ func procLink(c *conn, q *call) bool {
 	if q.args.bad {
 		return false
 	}
-	e, i, status := c.resolve(file)
-	if status == nfsOK {
-		status = errROFS
-	}
-	c.fail(status)
+	e, i := c.refuse(file)
 	c.out = putPostAttr(c.out, e, i)
 	e, i, _ = c.resolve(dir)
 	c.out = putWcc(c.out, e, i)

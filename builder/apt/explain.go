@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"netroot/builder/deb"
 )
 
 // roots turns the base set and the wanted words into nodes: base first, sorted, then the wanted in their order.
@@ -80,7 +82,7 @@ func (u *Universe) wanted(word string, s *solver) (*Package, error) {
 	if p != nil {
 		return p, nil
 	}
-	switch providers := s.candidates(Dependency{{Name: name}}); {
+	switch providers := s.candidates(deb.Dependency{{Name: name}}); {
 	case len(providers) == 1:
 		return providers[0], nil
 	case len(providers) > 1:
@@ -109,7 +111,7 @@ func (u *Universe) offers(name string) []*Package {
 }
 
 // chain tells how one came to need d: "linux-image-amd64 needs linux-image-6.1.0-x (= 6.1), which needs kmod".
-func chain(n *node, d Dependency) string {
+func chain(n *node, d deb.Dependency) string {
 	var steps []string
 	steps = append(steps, d.String())
 	for ; n.parent != nil; n = n.parent {
@@ -136,13 +138,13 @@ func (n *node) reason() string {
 }
 
 // missing says that nothing satisfies d, and what there is instead.
-func (s *solver) missing(n *node, d Dependency) string {
+func (s *solver) missing(n *node, d deb.Dependency) string {
 	text := chain(n, d) + ", which no suite offers"
 	var instead []string
 	for _, r := range d {
 		if p := s.candidate(r.Name); p != nil {
 			what := "version " + p.Version + " of " + r.Name
-			if r.Arch != "" && r.admits(p.Version) {
+			if r.Arch != "" && r.Admits(p.Version) {
 				what += " for " + p.Arch
 			}
 			instead = append(instead, what+" from "+p.Repo)

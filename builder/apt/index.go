@@ -16,6 +16,7 @@ import (
 	"unsafe"
 
 	"netroot/builder/atomicfile"
+	"netroot/builder/deb"
 )
 
 // A Package is one stanza of a Packages file: what is needed to choose, fetch and verify it.
@@ -203,7 +204,7 @@ func (st *stanza) appendTo(out []byte, arch string) ([]byte, error) {
 	if len(st.fields[fieldSHA256]) != 64 {
 		return out, nil
 	}
-	if name := string(st.fields[fieldName]); !validName(name) {
+	if name := string(st.fields[fieldName]); !deb.ValidName(name) {
 		return out, fmt.Errorf("%q is not a package name", name)
 	}
 	path := strings.TrimPrefix(string(st.fields[fieldPath]), "./")

@@ -1,136 +1,11 @@
 package apt
 
 import (
-	"math/rand/v2"
-	"os/exec"
 	"strings"
 	"testing"
+
+	"netroot/builder/deb"
 )
-
-// Versions from deb-version(7), from dpkg's own tests, and such as the archive really has.
-var versions = []string{
-	"0", "1", "1.0", "1.0-0", "1.0-1", "1.0-1.1", "1.0-1+b1", "1.0-1~bpo12+1", "1.0~rc1-1", "1.0~~-1", "1.0~", "1.0+dfsg-1", "1.0-1ubuntu1", "1.00", "01.0",
-	"0:1.0-1", "1:0.1", "2:0.1-1", "10:0", "1.2.3", "1.2.10", "1.2a", "1.2+", "1.2.", "1.2-", "1.2-a", "1.2-0a", "1.2-~", "a", "z", "A", "~", "~~", "~a", "+", ".",
-	"6.1.176-1", "6.12.117-1~deb12u1", "2.36-9+deb12u10", "2.36-9+deb12u9", "1:9.2p1-2+deb12u5", "2:9.0.1378-2+deb12u2", "0.5.12-2", "5.9~svn20110310-18",
-	"20230311+deb12u1", "20230311", "3.000003-2", "12.4+deb12u11", "1-1-1", "1.0-1-1", "1:1:1-1", "000001", "1.0000", "1.0-01", "1..2", "1.a.2", "9999999999999999999999", "9999999999999999999998",
-}
-
-func TestVersionsAgainstDpkg(t *testing.T) {
-	if _, err := exec.LookPath("dpkg"); err != nil {
-		unavailable(t, "%v", err)
-	}
-	pairs := [][2]string{}
-	for _, a := range versions {
-		pairs = append(pairs, [2]string{a, versions[len(pairs)%7]}, [2]string{a, a + "~"}, [2]string{a, a + "+b1"})
-	}
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 120 {
-		pairs = append(pairs, [2]string{versions[r.IntN(len(versions))], versions[r.IntN(len(versions))]})
-	}
-	checked := 0
-	for _, p := range pairs {
-		want, ok := dpkgCompare(p[0], p[1])
-		if !ok {
-			continue // dpkg takes one of them for no version at all
-		}
-		checked++
-		if got := CompareVersions(p[0], p[1]); got != want {
-			t.Errorf("%s against %s: %d, dpkg says %d", p[0], p[1], got, want)
-		}
-		if got := CompareVersions(p[1], p[0]); got != -want {
-			t.Errorf("%s against %s: %d, dpkg says %d", p[1], p[0], got, -want)
-		}
-	}
-	if checked < 200 {
-		t.Errorf("dpkg understood only %d pairs", checked)
-	}
-}
-
-// dpkgCompare asks dpkg; not ok when it warns about the versions.
-func dpkgCompare(a, b string) (int, bool) {
-	for op, c := range map[string]int{"lt": -1, "gt": 1} {
-		out, err := exec.Command("dpkg", "--compare-versions", a, op, b).CombinedOutput()
-		if len(out) > 0 {
-			return 0, false
-		}
-		if err == nil {
-			return c, true
-		}
-	}
-	return 0, true
-}
-
-func FuzzCompareVersions(f *testing.F) {
-	for i, v := range versions {
-		f.Add(v, versions[(i+3)%len(versions)], versions[(i*7)%len(versions)])
-	}
-	f.Fuzz(func(t *testing.T, a, b, c string) {
-		ab, ba := CompareVersions(a, b), CompareVersions(b, a)
-		if ab != -ba {
-			t.Errorf("%q %q: %d one way, %d the other", a, b, ab, ba)
-		}
-		if bc := CompareVersions(b, c); ab <= 0 && bc <= 0 && CompareVersions(a, c) > 0 {
-			t.Errorf("%q <= %q <= %q, but not the first and the last", a, b, c)
-		}
-	})
-}
-
-func TestParseDependencies(t *testing.T) {
-	for in, want := range map[string]string{
-		"libc6 (>= 2.36), zlib1g":                               "libc6 (>= 2.36), zlib1g",
-		"a|b (<< 2)|  c:any (= 1:2-3)":                          "a | b (<< 2) | c:any (= 1:2-3)",
-		"a(>=1),b( <= 2 ),\n c (>> 3)":                          "a (>= 1), b (<= 2), c (>> 3)",
-		"a (< 1), b (> 2), c (3)":                               "a (<= 1), b (>= 2), c (= 3)",
-		"a [amd64], b [i386], c [!amd64], d [!hurd-i386 !i386]": "a, d",
-		"a [i386] | b":                                          "b",
-		"a [linux-any], b (>= 1) [any-amd64 arm64]":             "a, b (>= 1)",
-		"a <!nocheck>, b <cross> <stage1>":                      "a, b",
-		"a, , b,":                                               "a, b",
-		"":                                                      "",
-		"Lib_Third.party+x:amd64":                               "Lib_Third.party+x:amd64",
-	} {
-		deps, err := ParseDependencies(in, "amd64")
-		parts := make([]string, len(deps))
-		for i, d := range deps {
-			parts[i] = d.String()
-		}
-		if got := strings.Join(parts, ", "); err != nil || got != want {
-			t.Errorf("%q: %q, %v; want %q", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"a (>= 1", "a (>= )", "a (=> 1)", "a [amd64", "a <x", "a b", "a (= 1) (= 2)", "a |", "| a", "-a", "a:", "ä", "a (>= 1) x", "a ()", "$x", "a (>= 1 2)"} {
-		if deps, err := ParseDependencies(in, "amd64"); err == nil {
-			t.Errorf("%q was read as %v", in, deps)
-		}
-	}
-}
-
-func FuzzParseDependencies(f *testing.F) {
-	f.Add("libc6 (>= 2.36), a | b:any (<< 1~) [amd64 !i386] <!x>")
-	f.Add("a (= 1:2-3), , b")
-	f.Fuzz(func(t *testing.T, s string) {
-		deps, err := ParseDependencies(s, "amd64")
-		if err != nil {
-			return
-		}
-		parts := make([]string, len(deps))
-		for i, d := range deps {
-			if len(d) == 0 {
-				t.Fatal("a dependency without alternatives")
-			}
-			parts[i] = d.String()
-		}
-		again, err := ParseDependencies(strings.Join(parts, ", "), "amd64")
-		if err != nil || len(again) != len(deps) {
-			t.Fatalf("%q does not survive being written: %v, %v", s, again, err)
-		}
-		for i := range again {
-			if again[i].String() != parts[i] {
-				t.Errorf("%q became %q", parts[i], again[i])
-			}
-		}
-	})
-}
 
 const stanza1 = `Package: dash
 Essential: yes
@@ -218,7 +93,7 @@ func FuzzPackages(f *testing.F) {
 			t.Fatalf("what was written cannot be read: %v", err)
 		}
 		for _, p := range pkgs {
-			if !validName(p.Name) || len(p.SHA256) != 64 || p.Size < 0 {
+			if !deb.ValidName(p.Name) || len(p.SHA256) != 64 || p.Size < 0 {
 				t.Errorf("%+v", p)
 			}
 		}

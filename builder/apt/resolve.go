@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"netroot/builder/deb"
 )
 
 // maxSteps bounds the search. The largest real sets (a desktop, some 3,000 packages) take about as many steps as they
@@ -44,24 +46,24 @@ type node struct {
 	pkg    *Package
 	why    string // of a root: "wanted", "essential"
 	parent *node  // who asked for it
-	asked  Dependency
+	asked  deb.Dependency
 	level  int // the choice that chose it, counted from 1; 0 for roots, which nothing takes back
 }
 
 // A negative is a Conflicts or Breaks of a chosen package.
 type negative struct {
 	node *node
-	rel  Relation
+	rel  deb.Relation
 	verb string
 }
 
 // fields are the parsed dependency fields of a package.
 type fields struct {
-	err       error        // one of the fields cannot be read: the package must not be installed
-	needs     []Dependency // Pre-Depends, then Depends
-	conflicts []Dependency
-	breaks    []Dependency
-	provides  []Dependency
+	err       error            // one of the fields cannot be read: the package must not be installed
+	needs     []deb.Dependency // Pre-Depends, then Depends
+	conflicts []deb.Dependency
+	breaks    []deb.Dependency
+	provides  []deb.Dependency
 }
 
 // A task is what is still to do: the dependencies of node from the i-th on, then next. Tasks are never changed, so a
@@ -75,7 +77,7 @@ type task struct {
 // A choice is one dependency that was satisfied by one of several packages.
 type choice struct {
 	by     *node
-	dep    Dependency
+	dep    deb.Dependency
 	rest   []*Package // not tried yet
 	agenda *task
 	trail  int             // length of the trail before it
@@ -98,8 +100,8 @@ func (s *solver) parsed(p *Package) *fields {
 		return f
 	}
 	f := new(fields)
-	read := func(name, field string) []Dependency {
-		d, err := ParseDependencies(field, s.u.cfg.Arch)
+	read := func(name, field string) []deb.Dependency {
+		d, err := deb.ParseDependencies(field, s.u.cfg.Arch)
 		if err != nil && f.err == nil {
 			f.err = fmt.Errorf("its %s field cannot be read: %w", name, err)
 		}
@@ -112,7 +114,7 @@ func (s *solver) parsed(p *Package) *fields {
 }
 
 // matches says whether p, by its own name or by one it provides, is what r names.
-func (s *solver) matches(p *Package, r Relation) bool {
+func (s *solver) matches(p *Package, r deb.Relation) bool {
 	switch r.Arch {
 	case "", "native", s.u.cfg.Arch:
 	case "any": // deb-control(5): satisfied only by packages that allow it
@@ -122,7 +124,7 @@ func (s *solver) matches(p *Package, r Relation) bool {
 	default:
 		return false
 	}
-	if p.Name == r.Name && r.admits(p.Version) {
+	if p.Name == r.Name && r.Admits(p.Version) {
 		return true
 	}
 	if p.provides == "" {
@@ -130,7 +132,7 @@ func (s *solver) matches(p *Package, r Relation) bool {
 	}
 	for _, d := range s.parsed(p).provides {
 		// A provided name without a version satisfies only relations without one.
-		if d[0].Name == r.Name && (r.Op == "" || d[0].Op == "=" && r.admits(d[0].Version)) {
+		if d[0].Name == r.Name && (r.Op == "" || d[0].Op == "=" && r.Admits(d[0].Version)) {
 			return true
 		}
 	}
@@ -138,7 +140,7 @@ func (s *solver) matches(p *Package, r Relation) bool {
 }
 
 // satisfied says whether the root as it is so far satisfies d.
-func (s *solver) satisfied(d Dependency) bool {
+func (s *solver) satisfied(d deb.Dependency) bool {
 	for _, r := range d {
 		if r.Op == "" && slices.Contains(s.u.cfg.Provided, r.Name) {
 			return true
@@ -156,7 +158,7 @@ func (s *solver) satisfied(d Dependency) bool {
 }
 
 // candidates lists what would satisfy d, in the order of apt-get's preference (CompareProviders in its depcache.cc).
-func (s *solver) candidates(d Dependency) []*Package {
+func (s *solver) candidates(d deb.Dependency) []*Package {
 	var out []*Package
 	for _, r := range d {
 		from := len(out)
@@ -208,7 +210,7 @@ func (s *solver) forbidden(p *Package) (note string, level int) {
 		return fmt.Sprintf("%s cannot be installed: %v", p, f.err), 0
 	}
 	for _, list := range []struct {
-		deps []Dependency
+		deps []deb.Dependency
 		verb string
 	}{{f.conflicts, "conflicts with"}, {f.breaks, "breaks"}} {
 		for _, d := range list.deps {
@@ -254,7 +256,7 @@ func (s *solver) undo(length int) {
 	for _, n := range slices.Backward(s.trail[length:]) {
 		delete(s.chosen, n.pkg.Name)
 		f := s.parsed(n.pkg)
-		for _, list := range [][]Dependency{f.conflicts, f.breaks} {
+		for _, list := range [][]deb.Dependency{f.conflicts, f.breaks} {
 			for _, d := range list {
 				l := s.against[d[0].Name]
 				s.against[d[0].Name] = l[:len(l)-1]

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/builder/deb"
 )
 
 // universe makes one of stanzas written short: "a 1: Depends: b | c; Conflicts: d". The base set is empty unless one says
@@ -193,19 +195,19 @@ func bruteForce(u *Universe, n int) bool {
 
 // broken says what is wrong with a set of packages as a whole system; it shares no code with the search.
 func broken(u *Universe, set []*Package) string {
-	deps := func(field string) []Dependency {
-		d, _ := ParseDependencies(field, "amd64")
+	deps := func(field string) []deb.Dependency {
+		d, _ := deb.ParseDependencies(field, "amd64")
 		return d
 	}
-	is := func(p *Package, r Relation) bool {
-		if p.Name == r.Name && r.admits(p.Version) {
+	is := func(p *Package, r deb.Relation) bool {
+		if p.Name == r.Name && r.Admits(p.Version) {
 			return true
 		}
-		return r.Op == "" && slices.ContainsFunc(deps(p.provides), func(d Dependency) bool { return d[0].Name == r.Name })
+		return r.Op == "" && slices.ContainsFunc(deps(p.provides), func(d deb.Dependency) bool { return d[0].Name == r.Name })
 	}
 	for _, p := range set {
 		for _, d := range slices.Concat(deps(p.preDepends), deps(p.depends)) {
-			if !slices.ContainsFunc(d, func(r Relation) bool {
+			if !slices.ContainsFunc(d, func(r deb.Relation) bool {
 				return slices.ContainsFunc(set, func(q *Package) bool { return is(q, r) })
 			}) {
 				return p.Name + " lacks " + d.String()

@@ -31,6 +31,7 @@ import (
 	"github.com/xi2/xz"
 	"golang.org/x/sync/errgroup"
 
+	"netroot/builder/deb"
 	"netroot/builder/fetch"
 	"netroot/builder/lock"
 	"netroot/builder/pgp"
@@ -281,7 +282,7 @@ func newUniverse(m *Mirrors, lists [][]Package) *Universe {
 				continue
 			}
 			// A field that cannot be read makes the package uninstallable later; here it provides nothing.
-			provides, _ := ParseDependencies(p.provides, m.cfg.Arch)
+			provides, _ := deb.ParseDependencies(p.provides, m.cfg.Arch)
 			for _, r := range provides {
 				if name := r[0].Name; !slices.Contains(u.providers[name], p) {
 					u.providers[name] = append(u.providers[name], p)
@@ -302,7 +303,7 @@ func (u *Universe) add(p *Package) {
 		u.versions[p.Name] = []*Package{old}
 	}
 	u.versions[p.Name] = append(u.versions[p.Name], p)
-	if CompareVersions(p.Version, old.Version) > 0 {
+	if deb.CompareVersions(p.Version, old.Version) > 0 {
 		u.candidates[p.Name] = p
 	}
 }

@@ -59,14 +59,14 @@ func arMembers(r io.ReaderAt, size int64) ([]member, error) {
 	return all, nil
 }
 
-// A deb is an opened package file.
-type deb struct {
+// A debFile is an opened package file.
+type debFile struct {
 	r             io.ReaderAt
 	control, data member
 }
 
 // openDeb finds the two archives of a .deb of format 2.x.
-func openDeb(r io.ReaderAt, size int64) (*deb, error) {
+func openDeb(r io.ReaderAt, size int64) (*debFile, error) {
 	members, err := arMembers(r, size)
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func openDeb(r io.ReaderAt, size int64) (*deb, error) {
 	if !bytes.HasPrefix(version, []byte("2.")) {
 		return nil, fmt.Errorf("it is a Debian package of format %q, and only 2.x is known", bytes.TrimSpace(version))
 	}
-	d := &deb{r: r}
+	d := &debFile{r: r}
 	for _, m := range members[1:] {
 		switch {
 		case strings.HasPrefix(m.name, "control.tar") && d.control.name == "":

@@ -106,9 +106,7 @@ func loadSources(ctx context.Context, r Root) ([]*source, error) {
 				return fmt.Errorf("package %s %s %s is, by its own control file, %s %s %s: the index it was chosen from is wrong",
 					pkg.Name, pkg.Version, pkg.Arch, s.name, s.version, s.arch)
 			}
-			for _, group := range parseRelations(control.get("Replaces")) {
-				s.replaces = append(s.replaces, group...)
-			}
+			s.replaces = slices.Concat(s.relations("Replaces")...)
 			sources[i] = s
 			return nil
 		})

@@ -95,8 +95,8 @@ func (c *configurer) run(ctx context.Context) error {
 		}
 		// Policy 7.2: what a package pre-depends on is configured before its preinst runs.
 		var first []*source
-		for _, group := range parseRelations(s.control.get("Pre-Depends")) {
-			if dep := satisfier(group, c.provides); dep != nil && dep != s {
+		for _, d := range s.relations("Pre-Depends") {
+			if dep := satisfier(d, c.provides); dep != nil && dep != s {
 				first = append(first, c.closure(dep)...)
 			}
 		}
@@ -193,25 +193,7 @@ func (c *configurer) heldControl(name string) (string, error) {
 
 // closure is a package and all it needs, in order.
 func (c *configurer) closure(s *source) []*source {
-	var list []*source
-	seen := map[*source]bool{}
-	var visit func(s *source)
-	visit = func(s *source) {
-		if seen[s] {
-			return
-		}
-		seen[s] = true
-		for _, name := range []string{"Pre-Depends", "Depends"} {
-			for _, group := range parseRelations(s.control.get(name)) {
-				if dep := satisfier(group, c.provides); dep != nil {
-					visit(dep)
-				}
-			}
-		}
-		list = append(list, s)
-	}
-	visit(s)
-	return list
+	return withNeeds(nil, s, c.provides, map[*source]bool{})
 }
 
 func unique(list []*source) []*source {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"netroot/builder/deb"
 )
 
 const (
@@ -111,12 +113,10 @@ func needsStandIn(sources []*source) bool {
 		return false
 	}
 	for _, s := range sources {
-		for _, name := range []string{"Pre-Depends", "Depends"} {
-			for _, group := range parseRelations(s.control.get(name)) {
-				for _, r := range group {
-					if r.name == StandInProvides {
-						return true
-					}
+		for _, d := range s.relations("Pre-Depends", "Depends") {
+			for _, r := range d {
+				if r.Name == StandInProvides {
+					return true
 				}
 			}
 		}
@@ -215,7 +215,7 @@ func interests(text, pkg string) (files []string, named map[string][]string) {
 		}
 		if strings.HasPrefix(words[1], "/") {
 			files = append(files, words[1]+" "+who+"\n")
-		} else if plainName(words[1]) {
+		} else if deb.ValidName(words[1]) {
 			named[words[1]] = append(named[words[1]], who+"\n")
 		}
 	}

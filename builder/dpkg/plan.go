@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"netroot/builder/deb"
 )
 
 // A source is a package on its way into a root.
@@ -14,7 +16,7 @@ type source struct {
 	sum                 string
 	control             paragraph
 	manifest            *manifest
-	replaces            []relation
+	replaces            []deb.Relation
 	lost                map[string]bool // names, as in the package, of files that another package replaces
 }
 
@@ -26,6 +28,20 @@ func (s *source) full() string {
 	return s.name
 }
 
+// relations returns what fields of the control file say of other packages. What cannot be read in them is left out:
+// dpkg --configure has the last word on it, and here it matters for the order only, or for who may replace whose files.
+func (s *source) relations(fields ...string) []deb.Dependency {
+	var all []deb.Dependency
+	for _, name := range fields {
+		for group := range strings.SplitSeq(s.control.get(name), ",") {
+			if d, err := deb.ParseDependencies(group, s.arch); err == nil {
+				all = append(all, d...)
+			}
+		}
+	}
+	return all
+}
+
 // same tells whether the package can be there once for every architecture; its files in info/ then carry it.
 func (s *source) same() bool { return strings.EqualFold(s.control.get("Multi-Arch"), "same") }
 
@@ -34,7 +50,7 @@ func (s *source) essential() bool { return strings.EqualFold(s.control.get("Esse
 // overwrites tells whether dpkg lets this package take files of another one.
 func (s *source) overwrites(other *source) bool {
 	for _, r := range s.replaces {
-		if r.name == other.name && r.holds(other.version) {
+		if r.Name == other.name && r.Admits(other.version) {
 			return true
 		}
 	}
@@ -212,7 +228,7 @@ func newPlan(sources []*source, same func(a, b *node) (bool, error)) (*plan, err
 func mergesUsr(sources []*source) bool {
 	for _, s := range sources {
 		if s.name == "base-files" {
-			return compareVersions(s.version, "10~") >= 0
+			return deb.CompareVersions(s.version, "10~") >= 0
 		}
 	}
 	return false
@@ -244,21 +260,6 @@ func inOrder(sources []*source) []*source {
 	provides := providers(sorted)
 	var order []*source
 	done := map[*source]bool{}
-	var visit func(s *source)
-	visit = func(s *source) {
-		if done[s] {
-			return
-		}
-		done[s] = true
-		for _, name := range []string{"Pre-Depends", "Depends"} {
-			for _, group := range parseRelations(s.control.get(name)) {
-				if dep := satisfier(group, provides); dep != nil {
-					visit(dep)
-				}
-			}
-		}
-		order = append(order, s)
-	}
 	for _, s := range sorted {
 		if s.name == "base-files" {
 			done[s] = true
@@ -267,13 +268,27 @@ func inOrder(sources []*source) []*source {
 	}
 	for _, s := range sorted {
 		if s.essential() {
-			visit(s)
+			order = withNeeds(order, s, provides, done)
 		}
 	}
 	for _, s := range sorted {
-		visit(s)
+		order = withNeeds(order, s, provides, done)
 	}
 	return order
+}
+
+// withNeeds appends a package to order, and before it what it needs, unless they are done.
+func withNeeds(order []*source, s *source, provides map[string][]*source, done map[*source]bool) []*source {
+	if done[s] {
+		return order
+	}
+	done[s] = true
+	for _, d := range s.relations("Pre-Depends", "Depends") {
+		if dep := satisfier(d, provides); dep != nil {
+			order = withNeeds(order, dep, provides, done)
+		}
+	}
+	return append(order, s)
 }
 
 // providers lists, for every package name, real or virtual, who is it or provides it, real ones first.
@@ -283,18 +298,18 @@ func providers(sources []*source) map[string][]*source {
 		all[s.name] = append(all[s.name], s)
 	}
 	for _, s := range sources {
-		for _, group := range parseRelations(s.control.get("Provides")) {
-			all[group[0].name] = append(all[group[0].name], s)
+		for _, d := range s.relations("Provides") {
+			all[d[0].Name] = append(all[d[0].Name], s)
 		}
 	}
 	return all
 }
 
 // satisfier finds the package that fulfils a dependency, nil when none does.
-func satisfier(group []relation, provides map[string][]*source) *source {
-	for _, r := range group {
-		for _, s := range provides[r.name] {
-			if s.name != r.name || r.holds(s.version) {
+func satisfier(d deb.Dependency, provides map[string][]*source) *source {
+	for _, r := range d {
+		for _, s := range provides[r.Name] {
+			if s.name != r.Name || r.Admits(s.version) {
 				return s
 			}
 		}

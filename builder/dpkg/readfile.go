@@ -40,7 +40,7 @@ func readFile(debPath, want string) ([]byte, error) {
 	return nil, fs.ErrNotExist
 }
 
-func findFile(d *deb, want string) (data []byte, link string, err error) {
+func findFile(d *debFile, want string) (data []byte, link string, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	z, err := decompress(ctx, d.r, d.data)

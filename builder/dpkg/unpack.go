@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"netroot/builder/deb"
 )
 
 // Bounds on what a package may make us write. The largest of Debian 12 (games' data, debug symbols of the kernel) have
@@ -84,14 +86,14 @@ func unpack(ctx context.Context, debPath, sum string, cache Cache) error {
 	return cache.publish(temp, sum)
 }
 
-func open(debPath string) (*os.File, *deb, error) {
+func open(debPath string) (*os.File, *debFile, error) {
 	f, err := os.Open(debPath)
 	if err != nil {
 		return nil, nil, err
 	}
 	st, err := f.Stat()
 	if err == nil {
-		var d *deb
+		var d *debFile
 		if d, err = openDeb(f, st.Size()); err == nil {
 			return f, d, nil
 		}
@@ -101,7 +103,7 @@ func open(debPath string) (*os.File, *deb, error) {
 }
 
 // unpackControl reads control.tar: every member becomes a file of info/ but "control", which goes into status.
-func unpackControl(ctx context.Context, d *deb, dir string) (*manifest, error) {
+func unpackControl(ctx context.Context, d *debFile, dir string) (*manifest, error) {
 	z, err := decompress(ctx, d.r, d.control)
 	if err != nil {
 		return nil, err
@@ -125,7 +127,7 @@ func unpackControl(ctx context.Context, d *deb, dir string) (*manifest, error) {
 		if name == "." && h.Typeflag == tar.TypeDir {
 			continue
 		}
-		if h.Typeflag != tar.TypeReg || !plainName(name) || name == "list" {
+		if h.Typeflag != tar.TypeReg || !deb.ValidName(name) || name == "list" {
 			return nil, fmt.Errorf("%q has no business there", h.Name)
 		}
 		data, err := io.ReadAll(tr)
@@ -170,7 +172,7 @@ func unpackControl(ctx context.Context, d *deb, dir string) (*manifest, error) {
 }
 
 // controlText reads the control file alone.
-func controlText(d *deb) (string, error) {
+func controlText(d *debFile) (string, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	z, err := decompress(ctx, d.r, d.control)
@@ -199,7 +201,7 @@ type extractor struct {
 	sums     bytes.Buffer
 }
 
-func (x *extractor) run(ctx context.Context, d *deb) error {
+func (x *extractor) run(ctx context.Context, d *debFile) error {
 	z, err := decompress(ctx, d.r, d.data)
 	if err != nil {
 		return err

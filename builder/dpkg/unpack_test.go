@@ -331,8 +331,9 @@ func FuzzDeb(f *testing.F) {
 		}
 		if text, err := controlText(d); err == nil {
 			if p, err := parseControl(text); err == nil {
+				s := &source{control: p}
 				for _, f := range p {
-					parseRelations(f.value)
+					s.relations(f.name)
 				}
 			}
 		}

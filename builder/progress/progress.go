@@ -159,13 +159,9 @@ func (t *Task) Done() {
 	}
 	t.r.mu.Lock()
 	defer t.r.mu.Unlock()
-	if t.done {
-		return
+	if t.end() {
+		fmt.Fprintf(t.r.Out, "%s%s: %s in %s\n", prefix, t.label, amount(t.n, t.unit), seconds(time.Since(t.start)))
 	}
-	t.done = true
-	t.r.hide()
-	t.r.tasks = slices.DeleteFunc(t.r.tasks, func(o *Task) bool { return o == t })
-	fmt.Fprintf(t.r.Out, "%s%s: %s in %s\n", prefix, t.label, amount(t.n, t.unit), seconds(time.Since(t.start)))
 }
 
 // Abort ends the task without a word: the error that follows says enough.
@@ -175,12 +171,18 @@ func (t *Task) Abort() {
 	}
 	t.r.mu.Lock()
 	defer t.r.mu.Unlock()
+	t.end()
+}
+
+// end takes the task off the screen and tells whether it was still there. The caller holds the lock.
+func (t *Task) end() bool {
 	if t.done {
-		return
+		return false
 	}
 	t.done = true
 	t.r.hide()
 	t.r.tasks = slices.DeleteFunc(t.r.tasks, func(o *Task) bool { return o == t })
+	return true
 }
 
 func newBar(t *Task) *progressbar.ProgressBar {

@@ -24,12 +24,9 @@ func (s *Store) SetCurrent(ref string) (Generation, error) {
 	if err != nil {
 		return Generation{}, err
 	}
-	numbers, err := s.numbers(image)
+	numbers, err := s.present(image)
 	if err != nil {
 		return Generation{}, err
-	}
-	if len(numbers) == 0 {
-		return Generation{}, s.unknownImage(image)
 	}
 	l, err := s.lockSwitch(image)
 	if err != nil {

@@ -213,6 +213,15 @@ func (s *Store) numbers(image string) ([]int, error) {
 	return numbers, nil
 }
 
+// present is numbers for an image that has to be there.
+func (s *Store) present(image string) ([]int, error) {
+	numbers, err := s.numbers(image)
+	if err == nil && len(numbers) == 0 {
+		err = s.unknownImage(image)
+	}
+	return numbers, err
+}
+
 // current returns the number that the link names, or 0 when there is none. It does not look whether that exists.
 func (s *Store) current(image string) (int, error) {
 	path := filepath.Join(s.imageDir(image), currentName)
@@ -236,12 +245,9 @@ func (s *Store) Generations(image string) ([]Generation, error) {
 	if err := ValidName(image); err != nil {
 		return nil, err
 	}
-	numbers, err := s.numbers(image)
+	numbers, err := s.present(image)
 	if err != nil {
 		return nil, err
-	}
-	if len(numbers) == 0 {
-		return nil, s.unknownImage(image)
 	}
 	current, err := s.current(image)
 	if err != nil {
@@ -267,12 +273,9 @@ func (s *Store) Resolve(ref string) (Generation, error) {
 	if err != nil {
 		return Generation{}, err
 	}
-	numbers, err := s.numbers(image)
+	numbers, err := s.present(image)
 	if err != nil {
 		return Generation{}, err
-	}
-	if len(numbers) == 0 {
-		return Generation{}, s.unknownImage(image)
 	}
 	current, err := s.current(image)
 	if err != nil && want == 0 {

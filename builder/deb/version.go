@@ -1,4 +1,10 @@
-package apt
+// Package deb reads the words of Debian packages: versions (deb-version(7)), names, and the relations between packages
+// that fields such as Depends and Replaces hold (deb-control(5)). It knows neither archives of packages nor the files
+// that packages are.
+//
+// Limits: a name may have what third parties put into names and Debian's policy forbids (capitals, underscores). Of the
+// architecture wildcards in brackets only any, linux-any and any-ARCH are known. Build profiles are passed over.
+package deb
 
 import "strings"
 

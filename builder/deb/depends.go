@@ -1,4 +1,4 @@
-package apt
+package deb
 
 import (
 	"fmt"
@@ -36,8 +36,8 @@ func (d Dependency) String() string {
 	return strings.Join(parts, " | ")
 }
 
-// admits says whether a version is one the relation asks for.
-func (r Relation) admits(version string) bool {
+// Admits says whether a version is one the relation asks for.
+func (r Relation) Admits(version string) bool {
 	if r.Op == "" {
 		return true
 	}
@@ -92,7 +92,7 @@ func parseRelation(s, arch string) (r Relation, applies bool, err error) {
 			return r, false, fmt.Errorf("nothing behind the colon")
 		}
 	}
-	if !validName(r.Name) {
+	if !ValidName(r.Name) {
 		return r, false, fmt.Errorf("%q is not a package name", r.Name)
 	}
 	applies = true
@@ -164,8 +164,8 @@ func archApplies(words []string, arch string) bool {
 	return hit != negated
 }
 
-// validName says whether s can name a package: dpkg's rule, with the capitals and the underscore that third parties use.
-func validName(s string) bool {
+// ValidName says whether s can name a package: dpkg's rule, with the capitals and the underscore that third parties use.
+func ValidName(s string) bool {
 	if s == "" {
 		return false
 	}

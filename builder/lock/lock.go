@@ -8,11 +8,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"netroot/builder/atomicfile"
-	"os"
 )
 
 // A Package is one pinned package.

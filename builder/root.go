@@ -28,7 +28,12 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		return nil, fmt.Errorf("assemble %s: %w", r.Name, err)
 	}
 	b.Progress.Step("assembling %d packages", len(pins.Packages))
-	if err := dpkg.Assemble(ctx, dpkg.Root{Packages: pins.Packages, Cache: b.unpacked(), Dir: lower, Arch: pins.Arch, Sources: src.aptSources(), Log: b.log()}); err != nil {
+	unpacked := dpkg.Root{Packages: pins.Packages, Cache: b.unpacked(), Dir: lower, Arch: pins.Arch, Sources: src.aptSources(), Log: b.log()}
+	if err := dpkg.Assemble(ctx, unpacked); err != nil {
+		return nil, err
+	}
+	newest, err := dpkg.Newest(ctx, unpacked)
+	if err != nil {
 		return nil, err
 	}
 	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(draft.Scratch(), "changes"), Arch: pins.Arch, Hostname: r.Name, Log: b.log()})
@@ -43,6 +48,10 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		return nil, err
 	}
 	configuring.Done()
+	// What is in /usr came with the packages, whenever they were put together.
+	if err := os.Chtimes(filepath.Join(session.Tree(), "usr"), newest, newest); err != nil {
+		return nil, fmt.Errorf("configure %s: %w", r.Name, err)
+	}
 	if err := customize.Apply(ctx, r, session, b.log()); err != nil {
 		return nil, fmt.Errorf("customize %s: %w", r.Name, err)
 	}
@@ -67,7 +76,7 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		return err
 	})
 	g.Go(func() (err error) {
-		stats, err = image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Tree(), image.Options{})
+		stats, err = image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Tree(), image.Options{BuildTime: newest})
 		return err
 	})
 	if err := g.Wait(); err != nil {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -75,6 +76,23 @@ func assemble(ctx context.Context, r Root) error {
 		return err
 	}
 	return p.stamp(r.Dir)
+}
+
+// Newest returns the latest modification time of all files that the packages hold: what a root made of them is as old as.
+func Newest(ctx context.Context, r Root) (time.Time, error) {
+	sources, err := loadSources(ctx, r)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var newest time.Time
+	for _, s := range sources {
+		for i := range s.manifest.Entries {
+			if t := s.manifest.Entries[i].mtime(); t.After(newest) {
+				newest = t
+			}
+		}
+	}
+	return newest, nil
 }
 
 // loadSources reads the manifests of all packages.

@@ -228,7 +228,7 @@ func (l *layout) encode(buildTime time.Time) []byte {
 	out := make([]byte, end)
 	for _, n := range l.tree.nodes {
 		at := int64(n.nid) * slotSize
-		encodeInode(out[at:], n)
+		encodeInode(out[at:], n, notAfter(n.stat.Mtim, buildTime))
 		body := n.dirents
 		if n.kind() == modeSymlink {
 			body = []byte(n.target)
@@ -250,7 +250,16 @@ func (l *layout) encode(buildTime time.Time) []byte {
 	return out
 }
 
-func encodeInode(b []byte, n *node) {
+// notAfter is a modification time, or the build time when that is earlier.
+func notAfter(mtime unix.Timespec, buildTime time.Time) unix.Timespec {
+	limit := unix.Timespec{Sec: buildTime.Unix(), Nsec: int64(buildTime.Nanosecond())}
+	if !buildTime.IsZero() && (mtime.Sec > limit.Sec || mtime.Sec == limit.Sec && mtime.Nsec > limit.Nsec) {
+		return limit
+	}
+	return mtime
+}
+
+func encodeInode(b []byte, n *node, mtime unix.Timespec) {
 	st := &n.stat
 	plan, data, size := uint16(layoutFlatPlain), n.block, uint64(0)
 	switch n.kind() {
@@ -276,8 +285,8 @@ func encodeInode(b []byte, n *node) {
 	le.PutUint32(b[20:], n.number)
 	le.PutUint32(b[24:], st.Uid)
 	le.PutUint32(b[28:], st.Gid)
-	le.PutUint64(b[32:], uint64(st.Mtim.Sec))
-	le.PutUint32(b[40:], uint32(st.Mtim.Nsec))
+	le.PutUint64(b[32:], uint64(mtime.Sec))
+	le.PutUint32(b[40:], uint32(mtime.Nsec))
 	le.PutUint32(b[44:], n.nlink)
 	if len(n.xattrs) == 0 {
 		return

@@ -25,7 +25,8 @@ type Options struct {
 	// Exclude names folders, as paths inside the root, that become empty: what a running system mounts over.
 	// One that is not there is no error. One that is a mount point gets BuildTime for its modification time.
 	Exclude []string
-	// BuildTime goes into the superblock. Zero is 1970.
+	// BuildTime goes into the superblock, and nothing is younger: a later modification time is written as this one, so
+	// that a tree made twice from the same sources gives the same image. Zero is 1970, and leaves all times as they are.
 	BuildTime time.Time
 	// Progress is called now and then, never concurrently, with the bytes of the image that are written so far.
 	Progress func(done, total int64)

@@ -604,6 +604,45 @@ func TestWriteReproducible(t *testing.T) {
 	}
 }
 
+// What was made after the build time is as old as that, so that the hour of a build does not show; what is older stays.
+func TestWriteNothingIsYoungerThanTheBuild(t *testing.T) {
+	built := time.Unix(1700000000, 5)
+	old := time.Unix(1600000000, 7)
+	var sums []string
+	for _, age := range []time.Duration{time.Nanosecond, time.Hour} {
+		root := t.TempDir()
+		for name, at := range map[string]time.Time{"young": built.Add(age), "old": old, ".": built.Add(age)} {
+			path := filepath.Join(root, name)
+			if name != "." {
+				if err := os.WriteFile(path, nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Chtimes(path, at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chtimes(root, built.Add(age), built.Add(age)); err != nil {
+			t.Fatal(err)
+		}
+		name, stats := pack(t, root, Options{BuildTime: built})
+		sums = append(sums, stats.SHA256)
+		fsys := open(t, name).FS()
+		for file, want := range map[string]time.Time{".": built, "young": built, "old": old} {
+			info, err := fs.Stat(fsys, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !info.ModTime().Equal(want) {
+				t.Errorf("%s is of %v, want %v", file, info.ModTime(), want)
+			}
+		}
+	}
+	if sums[0] != sums[1] {
+		t.Error("two trees that differ only in times after the build give two images")
+	}
+}
+
 func TestWriteExclude(t *testing.T) {
 	root := t.TempDir()
 	for _, name := range []string{"proc/1/status", "tmp/x", "etc/passwd", "procfs/kept"} {

@@ -150,7 +150,7 @@ func TestE2EBuild(t *testing.T) {
 	warm := time.Since(start)
 	second := s.current(t)
 	t.Logf("cold %.1f s, from the cache %.1f s, unchanged %.2f s", cold.Seconds(), warm.Seconds(), unchanged.Seconds())
-	for _, part := range []string{store.PartKernel, store.PartInitramfs} {
+	for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot} {
 		if first.Manifest.Parts[part] != second.Manifest.Parts[part] {
 			t.Errorf("built twice from the same packages, %s differs", part)
 		}

@@ -1,7 +1,7 @@
 # netroot: targets for a Debian 12 machine, as root. `make demo` and `make test` need nothing done before them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-export PATH := $(PATH):/usr/local/go/bin
+export PATH := /usr/local/go/bin:$(PATH)
 
 STORE   ?= /var/lib/netroot
 RECIPE  ?= debian-12

@@ -156,7 +156,54 @@ func TestE2EBuild(t *testing.T) {
 		}
 	}
 
-	// What the root itself says of its packages, in the folder that the image holds.
+	t.Run("verbs", func(t *testing.T) {
+		dir := t.TempDir()
+		same := func(file, part string) {
+			t.Helper()
+			got, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(second.Path(part))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s is not the %s of %s", file, part, second.Ref())
+			}
+		}
+		s.run(t, 0, "check", "small")
+		if stdout, _ := s.run(t, 0, "show", "small"); !strings.Contains(stdout, "linux-image-amd64 ") {
+			t.Errorf("show does not list the packages:\n%s", stdout)
+		}
+		if stdout, stderr := s.run(t, 0, "diff", first.Ref(), second.Ref()); stdout != "" || !strings.Contains(stderr, "same packages") {
+			t.Errorf("diff of the same packages: %q, %q", stdout, stderr)
+		}
+		initrd := filepath.Join(dir, "initrd.img")
+		s.run(t, 0, "initramfs", "--root", "small", "--output", initrd)
+		same(initrd, store.PartInitramfs)
+		s.run(t, 0, "export", "small", filepath.Join(dir, "export"))
+		for part := range second.Manifest.Parts {
+			same(filepath.Join(dir, "export", part), part)
+		}
+		tree := filepath.Join(dir, "tftp")
+		for _, want := range []string{" 0 unchanged, 0 removed\n", " 0 files written, "} {
+			if stdout, _ := s.run(t, 0, "tftpboot", tree, "--server", "192.0.2.1"); !strings.Contains(stdout, want) {
+				t.Errorf("tftpboot said %q, not %q", stdout, want)
+			}
+		}
+		same(filepath.Join(tree, "small", fmt.Sprint(second.Number), "vmlinuz"), store.PartKernel)
+		menu, err := os.ReadFile(filepath.Join(tree, "pxelinux.cfg", "default"))
+		if err != nil || !strings.Contains(string(menu), "root=nfs:192.0.2.1:/"+second.Ref()) {
+			t.Errorf("the menu does not name the server and the generation: %v\n%s", err, menu)
+		}
+		for _, loader := range []string{"pxelinux.0", "ldlinux.c32", "libcom32.c32", "libutil.c32", "menu.c32"} {
+			if _, err := os.Stat(filepath.Join(tree, loader)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+
 	t.Run("rollback", func(t *testing.T) {
 		s.run(t, 0, "rollback", "small")
 		if g := s.current(t); g.Number != first.Number {

@@ -121,7 +121,7 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 		}
 	}
 	if s.Ports.TFTP != 0 {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: s.Ports.TFTP})
+		conn, err := tftp.Listen(ctx, uint16(s.Ports.TFTP))
 		if err != nil {
 			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
 		}

@@ -18,11 +18,14 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	pin "github.com/pin/tftp/v3"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -46,6 +49,21 @@ type Server struct {
 	Interfaces []string
 	// Log gets one record per transfer and refusal; nil is silent.
 	Log *slog.Logger
+}
+
+// Listen opens the UDP socket for Serve on every address. From its first packet on it tells which address was asked, and
+// so by which interface: without that a request that comes in while the server starts would get blocks of 512 bytes.
+func Listen(ctx context.Context, port uint16) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) })
+		return errors.Join(err, failed)
+	}}
+	conn, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UDPConn), nil
 }
 
 // Serve answers on conn, usually port 69, until ctx ends. Then it closes conn, gives transfers under way a short while to

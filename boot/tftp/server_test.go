@@ -54,7 +54,7 @@ func (e *events) wait(t *testing.T, want string) {
 // serve starts a server for fsys on every address, and returns its port.
 func serve(t *testing.T, fsys fs.FS) (port int, said *events) {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{})
+	conn, err := Listen(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

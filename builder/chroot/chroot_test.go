@@ -161,6 +161,9 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 	sh(t, s, "setsid sleep 1000 >/dev/null 2>&1 & sleep 1000 >/dev/null 2>&1 & true")
 	ours := append(sleepers(s.pid), s.pid)
+	for end := time.Now().Add(5 * time.Second); len(ours) < 3 && time.Now().Before(end); ours = append(sleepers(s.pid), s.pid) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if len(ours) != 3 {
 		t.Errorf("the daemons do not run: %v", ours)
 	}

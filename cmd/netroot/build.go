@@ -87,7 +87,7 @@ func (c *cli) build(ctx context.Context, arg string, f buildFlags) error {
 		}
 	}
 	if f.keep > 0 {
-		if err := c.collect(b.Store, g.Image, f.keep); err != nil {
+		if err := c.collect(ctx, b.Store, []string{g.Image}, f.keep); err != nil {
 			return err
 		}
 	}

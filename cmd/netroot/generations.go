@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +19,7 @@ import (
 
 // pruneAge is how long a cached package that no generation names lies untouched before gc removes it: the next build
 // may want it again.
-const pruneAge = 24 * time.Hour
+const pruneAge = 7 * 24 * time.Hour
 
 func (c *cli) diffCommand() *cobra.Command {
 	return &cobra.Command{
@@ -130,36 +132,36 @@ func (c *cli) gcCommand() *cobra.Command {
 					return err
 				}
 			}
-			for _, name := range args {
-				if err := c.collect(s, name, keep); err != nil {
-					return err
-				}
-			}
-			pruned, err := s.PruneCache(cmd.Context(), nil, pruneAge)
-			if err != nil {
-				return err
-			}
-			if pruned.Entries > 0 {
-				fmt.Fprintf(c.stderr, "netroot: removed %d packages from the cache\n", pruned.Entries)
-			}
-			return nil
+			return c.collect(cmd.Context(), s, args, keep)
 		},
 	}
 	cmd.Flags().IntVar(&keep, "keep", 3, "generations of each image that stay")
 	return cmd
 }
 
-// collect removes old generations of one image and says which.
-func (c *cli) collect(s *store.Store, name string, keep int) error {
-	removed, err := s.GC(name, keep)
-	for _, g := range removed {
-		if c.json {
-			if err := c.printJSON(summaryOf(g)); err != nil {
-				return err
+// collect removes old generations of the images and then what nobody needs in the cache, and says what.
+func (c *cli) collect(ctx context.Context, s *store.Store, images []string, keep int) error {
+	for _, name := range images {
+		removed, err := s.GC(name, keep)
+		for _, g := range removed {
+			if c.json {
+				if err := c.printJSON(summaryOf(g)); err != nil {
+					return err
+				}
+				continue
 			}
-			continue
+			fmt.Fprintf(c.stdout, "removed %s\n", g.Ref())
 		}
-		fmt.Fprintf(c.stdout, "removed %s\n", g.Ref())
+		if err != nil {
+			return err
+		}
+	}
+	pruned, err := s.PruneCache(ctx, nil, pruneAge)
+	if busy := (*store.BusyError)(nil); errors.As(err, &busy) {
+		return nil // whatever is being built may need what lies there; the next time will do
+	}
+	if pruned.Entries > 0 {
+		fmt.Fprintf(c.stderr, "netroot: removed %d packages from the cache\n", pruned.Entries)
 	}
 	return err
 }

@@ -63,6 +63,20 @@ func Default() *Policy { return &Policy{Fallback: "menu", IPXE: "pxelinux"} }
 // File is the path of the netroot.yaml that the policy was read from, or "".
 func (p *Policy) File() string { return p.file }
 
+// Images lists the images that the policy names, as IMAGE or IMAGE@GENERATION, those of disabled hosts too.
+func (p *Policy) Images() []string {
+	var refs []string
+	if p.Fallback != "" && p.Fallback != "menu" && p.Fallback != "ignore" {
+		refs = append(refs, p.Fallback)
+	}
+	for _, h := range p.Hosts {
+		if h.Image != "" {
+			refs = append(refs, h.Image)
+		}
+	}
+	return refs
+}
+
 // Decide says what m gets.
 func (p *Policy) Decide(m Machine) Decision {
 	who := m.MAC.String()

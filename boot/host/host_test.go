@@ -197,3 +197,17 @@ func FuzzParseMAC(f *testing.F) {
 		}
 	})
 }
+
+func TestImages(t *testing.T) {
+	p, err := Parse("netroot.yaml", []byte("default: lobby\nhosts:\n  - {name: a, mac: 00:20:38:03:37:6c, image: slc68@3}\n"+
+		"  - {name: b, mac: 00:20:38:03:37:6d}\n  - {name: c, mac: 00:20:38:03:37:6e, image: slc68@2, disabled: true}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"lobby", "slc68@3", "slc68@2"}, p.Images()); diff != "" {
+		t.Error(diff)
+	}
+	if got := Default().Images(); got != nil {
+		t.Errorf("the policy without a file names %v", got)
+	}
+}

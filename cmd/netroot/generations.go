@@ -117,7 +117,7 @@ func (c *cli) gcCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "gc [IMAGE...]",
 		Short:   "Remove old generations and what nobody needs in the cache",
-		Long:    "The current generation, the newest, and those that a running server holds stay in any case.",
+		Long:    "The current generation, the newest, those that the policy pins and those that a running server holds stay in any case.",
 		Example: "  netroot gc --keep 3",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if keep < 1 {
@@ -141,8 +141,12 @@ func (c *cli) gcCommand() *cobra.Command {
 
 // collect removes old generations of the images and then what nobody needs in the cache, and says what.
 func (c *cli) collect(ctx context.Context, s *store.Store, images []string, keep int) error {
+	pinned, err := c.pinned()
+	if err != nil {
+		return fmt.Errorf("find what the policy pins: %w", err)
+	}
 	for _, name := range images {
-		removed, err := s.GC(name, keep)
+		removed, err := s.GC(name, keep, pinned[name]...)
 		for _, g := range removed {
 			if c.json {
 				if err := c.printJSON(summaryOf(g)); err != nil {
@@ -164,6 +168,21 @@ func (c *cli) collect(ctx context.Context, s *store.Store, images []string, keep
 		fmt.Fprintf(c.stderr, "netroot: removed %d packages from the cache\n", pruned.Entries)
 	}
 	return err
+}
+
+// pinned lists the generations that the policy names by number, for each image.
+func (c *cli) pinned() (map[string][]int, error) {
+	policy, err := c.policy()
+	if err != nil {
+		return nil, err
+	}
+	pinned := make(map[string][]int)
+	for _, ref := range policy.Images() {
+		if image, n, err := store.ParseRef(ref); err == nil && n > 0 {
+			pinned[image] = append(pinned[image], n)
+		}
+	}
+	return pinned, nil
 }
 
 func (c *cli) exportCommand() *cobra.Command {

@@ -77,11 +77,16 @@ func (l *lineLog) quietSince() time.Time {
 	return l.last
 }
 
+// unfinished is the last line as long as it has no end.
+func (l *lineLog) unfinished() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return clean(string(l.part))
+}
+
 // tail is the last n lines that are not empty, and the one that is not complete yet.
 func (l *lineLog) tail(n int) []string {
-	l.mu.Lock()
-	part := clean(string(l.part))
-	l.mu.Unlock()
+	part := l.unfinished()
 	var out []string
 	for _, line := range l.lines.all() {
 		if strings.TrimSpace(line.Text) != "" {

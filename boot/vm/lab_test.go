@@ -95,6 +95,15 @@ func TestStockBoot(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
 	line, err := m.WaitConsole(ctx, 0, "the menu of the stock server")
+	if err == nil {
+		err = m.WaitPrompt(ctx, "boot:")
+	}
+	if err == nil {
+		err = m.Type("typed-here\r")
+	}
+	if err == nil {
+		_, err = m.WaitConsole(ctx, 0, "No such file or directory")
+	}
 	p.Kill()
 	if err != nil {
 		t.Fatalf("%v\nthe stock server said:\n%s", err, &out)

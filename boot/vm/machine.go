@@ -21,6 +21,13 @@ type MachineConfig struct {
 	Networks []int     // one card on each of these networks of the Lab; default: one card on the first
 	NoReboot bool      // a reboot ends the machine
 	Console  io.Writer // gets a copy of every byte of the first serial line
+	Kernel   *Kernel   // default: what the network offers
+}
+
+// Kernel is what a machine starts at once, as if the loader of another make had loaded it.
+type Kernel struct {
+	Image, Initrd string // files
+	Cmdline       []string
 }
 
 // Machine is a running QEMU.
@@ -29,6 +36,7 @@ type Machine struct {
 	PowerOn time.Time // when QEMU was started
 	Shell   *Shell    // the second serial line, where netroot.shell=ttyS1 puts a root shell
 	console *lineLog
+	keys    net.Conn // what is typed at the console
 	errors  *lineLog // what QEMU itself said
 	proc    *Process
 	qmp     *qmp
@@ -70,9 +78,13 @@ func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 		wires.closeOurs()
 		return nil, err
 	}
-	m := &Machine{Spec: spec, console: newLineLog(), errors: newLineLog()}
+	m := &Machine{Spec: spec, console: newLineLog(), keys: console.ours, errors: newLineLog()}
 	m.console.copy = cfg.Console
-	cmd := exec.Command(path, qemuArgs(spec, cfg.NoReboot, console.theirs, shell.theirs, control.theirs, taps)...)
+	args := qemuArgs(spec, cfg.NoReboot, console.theirs, shell.theirs, control.theirs, taps)
+	if k := cfg.Kernel; k != nil {
+		args = append(args, "-kernel", k.Image, "-initrd", k.Initrd, "-append", strings.Join(k.Cmdline, " "))
+	}
+	cmd := exec.Command(path, args...)
 	cmd.ExtraFiles = wires.theirs
 	cmd.Stderr = m.errors
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + l.dir}
@@ -212,6 +224,36 @@ func (m *Machine) WaitConsole(ctx context.Context, from int, text string) (Line,
 		return line, fmt.Errorf("wait for %q on the console: %w%s", text, m.ended(err), m.tailText())
 	}
 	return line, nil
+}
+
+// WaitPrompt waits until the console's last line, which has no end yet, ends with the text: somebody waits for an answer.
+func (m *Machine) WaitPrompt(ctx context.Context, text string) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if strings.HasSuffix(strings.TrimSpace(m.console.unfinished()), strings.TrimSpace(text)) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-m.Done():
+			return fmt.Errorf("wait for the prompt %q on the console: %w%s", text, m.exitError(), m.tailText())
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the prompt %q on the console: %w%s", text, ctx.Err(), m.tailText())
+		}
+	}
+}
+
+// Type types at the console. What nobody reads is lost, as on any serial line: wait for a prompt first.
+func (m *Machine) Type(text string) error {
+	err := m.keys.SetWriteDeadline(time.Now().Add(10 * time.Second)) // a machine that reads nothing fills the socket's buffer
+	if err == nil {
+		_, err = io.WriteString(m.keys, text)
+	}
+	if err != nil {
+		return fmt.Errorf("type %q at the console: %w", text, err)
+	}
+	return nil
 }
 
 func (m *Machine) ended(err error) error {

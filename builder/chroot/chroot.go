@@ -235,7 +235,7 @@ func prepare(cfg Config) (setup, error) {
 	}
 	// A volatile overlay leaves this mark, and the kernel refuses to mount over it
 	// (Documentation/filesystems/overlayfs.rst, "Volatile mount"). Without a crash in between the data is good.
-	if err := os.RemoveAll(filepath.Join(work, "work/work/incompat")); err != nil {
+	if err := os.RemoveAll(filepath.Join(work, "work", "work", "incompat")); err != nil {
 		return setup{}, err
 	}
 	// The root of the merged tree takes its mode and owner from the upper folder.

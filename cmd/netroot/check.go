@@ -59,11 +59,7 @@ func (c *cli) openRoot(arg string) (root fs.FS, done func() error, err error) {
 		}
 		return os.DirFS(arg), func() error { return nil }, nil
 	}
-	s, err := c.openStore()
-	if err != nil {
-		return nil, nil, err
-	}
-	g, err := s.Resolve(arg)
+	g, err := c.generation(arg)
 	if err != nil {
 		if isDir {
 			return os.DirFS(arg), func() error { return nil }, nil

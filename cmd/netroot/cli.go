@@ -162,6 +162,15 @@ func (c *cli) openStore() (*store.Store, error) {
 	return store.Open(dir)
 }
 
+// generation finds in the store the generation that IMAGE or IMAGE@GENERATION names.
+func (c *cli) generation(ref string) (store.Generation, error) {
+	s, err := c.openStore()
+	if err != nil {
+		return store.Generation{}, err
+	}
+	return s.Resolve(ref)
+}
+
 // reporter is the progress that the user asked for.
 func (c *cli) reporter() (*progress.Reporter, error) {
 	mode, err := progress.ParseMode(c.progressMode)

@@ -28,13 +28,10 @@ func (c *cli) diffCommand() *cobra.Command {
 		Example: "  netroot diff debian-12@3 debian-12",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			s, err := c.openStore()
-			if err != nil {
-				return err
-			}
 			var g [2]store.Generation
 			for i, ref := range args {
-				if g[i], err = s.Resolve(ref); err != nil {
+				var err error
+				if g[i], err = c.generation(ref); err != nil {
 					return err
 				}
 			}
@@ -194,11 +191,7 @@ Every file is checked against its SHA-256 first, and appears whole or not at all
 		Example: "  netroot export debian-12 /srv/debian-12",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := c.openStore()
-			if err != nil {
-				return err
-			}
-			g, err := s.Resolve(args[0])
+			g, err := c.generation(args[0])
 			if err != nil {
 				return err
 			}

@@ -107,11 +107,7 @@ func (c *cli) showCommand() *cobra.Command {
 		Example: "  netroot show debian-12\n  netroot show debian-12@3 --json | jq -r '.lock.packages[].name'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			s, err := c.openStore()
-			if err != nil {
-				return err
-			}
-			g, err := s.Resolve(args[0])
+			g, err := c.generation(args[0])
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,137 @@
+package boot
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	pin "github.com/pin/tftp/v3"
+
+	"netroot/boot/host"
+	"netroot/builder/store"
+)
+
+// freePort finds a port that is free for TCP and UDP at this moment.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// One policy and one store behind every protocol; all of them end with the context.
+func TestServer(t *testing.T) {
+	s := openStore(t)
+	g := publish(t, s, "debian-12", "root")
+	if err := os.WriteFile(filepath.Join(s.LoaderDir(), "pxelinux.0"), []byte("loader"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ports := Ports{TFTP: freePort(t), HTTP: freePort(t), NFS: freePort(t)}
+	server := &Server{Store: s, Policy: host.Default(), Ports: ports}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+
+	base := fmt.Sprintf("http://127.0.0.1:%d/", ports.HTTP)
+	get := func(name string) (int, string) {
+		t.Helper()
+		var err error
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			var r *http.Response
+			if r, err = http.Get(base + name); err == nil {
+				defer r.Body.Close()
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r.StatusCode, string(body)
+			}
+		}
+		t.Fatal(err)
+		return 0, ""
+	}
+	if status, body := get("healthz"); status != 200 || body != "ok\n" {
+		t.Errorf("healthz: %d %q", status, body)
+	}
+	// The menu names this server's address as the client knows it, the NFS port, and the exact generation.
+	root := fmt.Sprintf("root=nfs:127.0.0.1:/%s:vers=3,proto=tcp,nolock,port=%d,mountport=%d ", g.Ref(), ports.NFS, ports.NFS)
+	status, menu := get("pxelinux.cfg/default")
+	if status != 200 || !strings.Contains(menu, root) {
+		t.Errorf("the menu: %d\n%s\nwant %s", status, menu, root)
+	}
+	if status, body := get("debian-12/1/vmlinuz"); status != 200 || body != store.PartKernel {
+		t.Errorf("the kernel: %d %q", status, body)
+	}
+	if status, _ := get("debian-12/1/root.erofs"); status != 404 {
+		t.Errorf("the root by HTTP: %d", status)
+	}
+
+	client, err := pin.NewClient(fmt.Sprintf("127.0.0.1:%d", ports.TFTP))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"pxelinux.0": "loader", "pxelinux.cfg/default": menu} {
+		var got bytes.Buffer
+		if from, err := client.Receive(name, "octet"); err != nil {
+			t.Errorf("%s by TFTP: %v", name, err)
+		} else if _, err := from.WriteTo(&got); err != nil || got.String() != want {
+			t.Errorf("%s by TFTP: %v, %q", name, err, got.String())
+		}
+	}
+	if c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", ports.NFS)); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("Run ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run does not end")
+	}
+	if c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", ports.HTTP)); err == nil {
+		c.Close()
+		t.Error("HTTP is still served")
+	}
+}
+
+// A port that is taken: an error that names it and the way out, and nothing is left listening.
+func TestServerPortTaken(t *testing.T) {
+	l, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ports := Ports{HTTP: freePort(t), NFS: l.Addr().(*net.TCPAddr).Port}
+	err = (&Server{Store: openStore(t), Policy: host.Default(), Ports: ports}).Run(context.Background())
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("port %d for NFS is taken", ports.NFS)) || !strings.Contains(err.Error(), "--nfs-port") {
+		t.Errorf("the error is %v", err)
+	}
+	again, err := net.Listen("tcp4", fmt.Sprintf(":%d", ports.HTTP))
+	if err != nil {
+		t.Fatalf("HTTP is left listening: %v", err)
+	}
+	again.Close()
+}
+
+func TestServerUnknownInterface(t *testing.T) {
+	err := (&Server{Store: openStore(t), Policy: host.Default(), Interfaces: []string{"nosuch0"}, Ports: Ports{HTTP: freePort(t)}}).Run(context.Background())
+	if err == nil || !strings.Contains(err.Error(), "interface nosuch0") || !strings.Contains(err.Error(), "lo") {
+		t.Errorf("the error is %v", err)
+	}
+}

@@ -51,6 +51,7 @@ type Lab struct {
 	cfg  Config
 	log  *slog.Logger
 	dir  string
+	lock *os.File // on dir
 	ns   map[string]*namespace
 	ra   net.PacketConn
 	mu   sync.Mutex
@@ -90,7 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Lab, error) {
 
 func (l *Lab) open(ctx context.Context) error {
 	var err error
-	if l.dir, err = os.MkdirTemp("", "netroot-lab-"); err != nil {
+	if l.dir, l.lock, err = newFolder(); err != nil {
 		return err
 	}
 	for _, name := range []string{NSLab, NSRouter, NSServer} {
@@ -254,5 +255,6 @@ func (l *Lab) Close() error {
 	if l.dir == "" {
 		return nil
 	}
+	l.lock.Close()
 	return os.RemoveAll(l.dir)
 }

@@ -26,8 +26,11 @@ const (
 
 // A Handler answers requests. It can be used without Serve.
 type Handler struct {
-	// FS returns the tree that a client sees at the address local of this machine.
+	// FS returns the tree that a client sees at the address local of this machine. One whose Open says fs.ErrPermission
+	// refuses the client.
 	FS func(client, local netip.Addr) fs.FS
+	// Handle answers GET and HEAD requests for exactly these paths, instead of a file. Whom it answers is its own affair.
+	Handle map[string]http.Handler
 	// Log gets one record per file sent and per refusal; nil is silent.
 	Log *slog.Logger
 }
@@ -80,17 +83,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "ok\n")
 		return
 	}
+	if handler, ok := h.Handle[r.URL.Path]; ok {
+		handler.ServeHTTP(w, r)
+		return
+	}
 	client, local := addresses(r)
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	log := h.log().With("service", "http", "client", client.String(), "file", clip(name))
 	// A name with "..", doubled slashes or a slash at the end is not valid, and none of them is ever asked for in earnest.
 	f, st, err := open(h.FS(client, local), name)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {
-			log.Info("refused", "reason", "not found")
-			http.Error(w, "no such file here", http.StatusNotFound)
-			return
-		}
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid):
+		log.Info("refused", "reason", "not found")
+		http.Error(w, "no such file here", http.StatusNotFound)
+		return
+	case errors.Is(err, fs.ErrPermission):
+		log.Warn("refused", "reason", err.Error())
+		http.Error(w, "this server has nothing for this machine; its log says why", http.StatusForbidden)
+		return
+	default:
 		log.Warn("refused", "reason", err.Error())
 		http.Error(w, "cannot read the file", http.StatusInternalServerError)
 		return

@@ -49,17 +49,23 @@ func (e *events) wait(t *testing.T, want string) {
 // serve starts a server for fsys on loopback.
 func serve(t *testing.T, fsys fs.FS) (addr string, said *events) {
 	t.Helper()
+	return serveHandler(t, &Handler{}, fsys)
+}
+
+func serveHandler(t *testing.T, h *Handler, fsys fs.FS) (addr string, said *events) {
+	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	said = &events{}
-	h := &Handler{Log: slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelDebug})), FS: func(client, local netip.Addr) fs.FS {
+	h.Log = slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	h.FS = func(client, local netip.Addr) fs.FS {
 		if client.String() != "127.0.0.1" || local.String() != "127.0.0.1" {
 			t.Errorf("asked for the tree of %v at %v", client, local)
 		}
 		return fsys
-	}}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.Serve(ctx, ln) }()
@@ -157,12 +163,33 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-type broken struct{}
+// failing is a tree that cannot be opened.
+type failing struct{ err error }
 
-func (broken) Open(string) (fs.File, error) { return nil, errors.New("disk error at /secret/place") }
+func (f failing) Open(string) (fs.File, error) { return nil, f.err }
+
+// A client that is not admitted learns that it is refused, but not why; one that reads the node list may be another.
+func TestNotAdmitted(t *testing.T) {
+	nodes := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "nodes of "+r.RemoteAddr[:9]) })
+	tree := failing{fmt.Errorf("00:20:38:03:37:6c is not listed: %w", fs.ErrPermission)}
+	addr, said := serveHandler(t, &Handler{Handle: map[string]http.Handler{"/v1/nodes": nodes}}, tree)
+	for _, path := range []string{"/pxelinux.cfg/default", "/absent", "/v1"} {
+		resp, got := ask(t, "GET", addr, path)
+		if resp.StatusCode != 403 || got != "this server has nothing for this machine; its log says why\n" {
+			t.Errorf("%s: %v %q", path, resp.Status, got)
+		}
+	}
+	said.wait(t, `level=WARN msg=refused service=http client=127.0.0.1 file=absent reason="00:20:38:03:37:6c is not listed: permission denied"`)
+	if resp, got := ask(t, "GET", addr, "/v1/nodes"); resp.StatusCode != 200 || got != "nodes of 127.0.0.1" {
+		t.Errorf("/v1/nodes: %v %q", resp.Status, got)
+	}
+	if resp, _ := ask(t, "POST", addr, "/v1/nodes"); resp.StatusCode != 405 {
+		t.Errorf("POST: %v", resp.Status)
+	}
+}
 
 func TestUnreadableFile(t *testing.T) {
-	addr, said := serve(t, broken{})
+	addr, said := serve(t, failing{errors.New("disk error at /secret/place")})
 	resp, got := ask(t, "GET", addr, "/f")
 	if resp.StatusCode != 500 || strings.Contains(got, "secret") {
 		t.Errorf("%v %q", resp.Status, got)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
+
+	"golang.org/x/net/ipv4"
 )
 
 // Portmapper version 2: RFC 1833 section 3.
@@ -88,10 +91,16 @@ func (s *Server) servePackets(ctx context.Context, pc net.PacketConn, p program)
 	stop := context.AfterFunc(ctx, func() { pc.Close() })
 	defer stop()
 	defer pc.Close()
+	// The answer leaves from the address that was asked, also on a machine that has many. A call to a broadcast address gets none:
+	// the kernel sends nothing from there.
+	v4 := ipv4.NewPacketConn(pc)
+	if err := v4.SetControlMessage(ipv4.FlagDst, true); err != nil {
+		return fmt.Errorf("ask for the address that a datagram was sent to: %w", err)
+	}
 	c := &conn{s: s, programs: []program{p}}
 	buf := make([]byte, 2048)
 	for failures := 0; ; {
-		n, from, err := pc.ReadFrom(buf)
+		n, cm, from, err := v4.ReadFrom(buf)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -104,8 +113,16 @@ func (s *Server) servePackets(ctx context.Context, pc net.PacketConn, p program)
 			continue
 		}
 		failures = 0
+		var local netip.Addr
+		if cm != nil {
+			local, _ = netip.AddrFromSlice(cm.Dst.To4())
+			cm = &ipv4.ControlMessage{Src: cm.Dst}
+		}
+		if !s.admit(addrOf(from), local) {
+			continue
+		}
 		if reply := c.packet(buf[:n]); reply != nil {
-			pc.WriteTo(reply, from)
+			v4.WriteTo(reply, cm, from)
 		}
 	}
 }

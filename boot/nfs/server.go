@@ -21,8 +21,11 @@ const (
 // A Server answers for Exports. It has no state that a client depends on.
 type Server struct {
 	Exports Exports
-	Log     *slog.Logger // one record per event; nil is silent
-	Event   func(Event)  // called for each event, from many goroutines; may be nil
+	// Admit is asked for each connection, and by the portmapper for each datagram, with the address at this machine that the
+	// client talks to. An error, which is the reason, refuses the client; a nil Admit admits everybody.
+	Admit func(client, local netip.Addr) error
+	Log   *slog.Logger // one record per event; nil is silent
+	Event func(Event)  // called for each event, from many goroutines; may be nil
 
 	stats  counters
 	mounts mountList
@@ -139,7 +142,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) 
 			}
 			return fmt.Errorf("accept: %w", err)
 		}
-		client := clientOf(nc.RemoteAddr())
+		client := addrOf(nc.RemoteAddr())
 		if reason := open.add(nc, client); reason != "" {
 			s.emit(Event{Kind: Refused, Client: client, Reason: reason})
 			nc.Close()
@@ -150,12 +153,28 @@ func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) 
 		wg.Go(func() {
 			defer s.stats.conns.Add(-1)
 			defer open.remove(nc)
+			if !s.admit(client, addrOf(nc.LocalAddr())) {
+				nc.Close()
+				return
+			}
 			newConn(s, nc, client, programs).serve()
 		})
 	}
 }
 
-func clientOf(a net.Addr) netip.Addr {
+// admit tells whether a client may go on; when not, it has been said why.
+func (s *Server) admit(client, local netip.Addr) bool {
+	if s.Admit == nil {
+		return true
+	}
+	err := s.Admit(client, local)
+	if err != nil {
+		s.emit(Event{Kind: Refused, Client: client, Reason: err.Error()})
+	}
+	return err == nil
+}
+
+func addrOf(a net.Addr) netip.Addr {
 	if ap, err := netip.ParseAddrPort(a.String()); err == nil {
 		return ap.Addr().Unmap()
 	}

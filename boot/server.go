@@ -38,11 +38,10 @@ var DefaultPorts = Ports{DHCP: 67, PXE: 4011, TFTP: 69, HTTP: 80, NFS: 2049, Por
 
 // A Server serves one store by one policy.
 type Server struct {
-	Store      *store.Store
-	Policy     *host.Policy
-	Interfaces []string // empty: every one that has an IPv4 address
-	Ports      Ports
-	Log        *slog.Logger // one record per event; nil is silent
+	Store  *store.Store
+	Policy *host.Live // followed while it runs
+	Ports  Ports
+	Log    *slog.Logger // one record per event; nil is silent
 }
 
 // A service is a listener that is open and the function that serves it until ctx ends.
@@ -71,6 +70,10 @@ func (s *Server) Run(ctx context.Context) error {
 		log.Info("listening", "service", sv.name, "address", sv.addr.String())
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		s.Policy.Watch(ctx, log)
+		return nil
+	})
 	for _, sv := range services {
 		group.Go(func() error {
 			if err := sv.serve(ctx); err != nil && ctx.Err() == nil {
@@ -86,7 +89,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // checkInterfaces finds names of interfaces that do not exist: a typing error there would mean silence.
 func (s *Server) checkInterfaces() error {
-	for _, name := range s.Interfaces {
+	for _, name := range s.Policy.Policy().Interfaces {
 		if _, err := net.InterfaceByName(name); err != nil {
 			var have []string
 			all, _ := net.Interfaces()
@@ -108,10 +111,12 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 		}
 	}()
 	tree := &tftpboot.Tree{Log: log, Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
-	files := func(_, local netip.Addr) fs.FS { return tree.FS(local, interfaceOf(local)) }
+	files := func(client, local netip.Addr) fs.FS {
+		return tree.FS(local, host.Machine{Interface: interfaceOf(local), Address: client, Near: local})
+	}
 
 	if s.Ports.DHCP != 0 {
-		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Interfaces: s.Interfaces, Log: log, Config: s.dhcpConfig(tree)}
+		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
 		for _, port := range []int{s.Ports.DHCP, s.Ports.PXE} {
 			conn, err := proxydhcp.Listen(ctx, uint16(port), log)
 			if err != nil {
@@ -125,7 +130,7 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 		if err != nil {
 			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
 		}
-		t := &tftp.Server{FS: files, Interfaces: s.Interfaces, Log: log}
+		t := &tftp.Server{FS: files, Interfaces: s.Policy.Policy().Interfaces, Log: log}
 		services = append(services, service{"tftp", conn.LocalAddr(), func(ctx context.Context) error { return t.Serve(ctx, conn) }, conn.Close})
 	}
 	if s.Ports.HTTP != 0 {
@@ -148,14 +153,6 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 		}
 	}
 	return services, nil
-}
-
-// dhcpConfig says what iPXE clients get: pxelinux as everybody else, or their script.
-func (s *Server) dhcpConfig(tree *tftpboot.Tree) proxydhcp.Config {
-	if s.Policy.IPXE == "script" {
-		return proxydhcp.Config{Script: tree.ScriptURL}
-	}
-	return proxydhcp.Config{}
 }
 
 // portmap opens port 111 for clients that ask where NFS is. Machines we boot never ask, so a port that is taken is no

@@ -38,7 +38,7 @@ func TestServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	ports := Ports{TFTP: freePort(t), HTTP: freePort(t), NFS: freePort(t)}
-	server := &Server{Store: s, Policy: host.Default(), Ports: ports}
+	server := &Server{Store: s, Policy: host.Fixed(host.Default()), Ports: ports}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
@@ -118,7 +118,7 @@ func TestServerPortTaken(t *testing.T) {
 	}
 	defer l.Close()
 	ports := Ports{HTTP: freePort(t), NFS: l.Addr().(*net.TCPAddr).Port}
-	err = (&Server{Store: openStore(t), Policy: host.Default(), Ports: ports}).Run(context.Background())
+	err = (&Server{Store: openStore(t), Policy: host.Fixed(host.Default()), Ports: ports}).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("port %d for NFS is taken", ports.NFS)) || !strings.Contains(err.Error(), "--nfs-port") {
 		t.Errorf("the error is %v", err)
 	}
@@ -130,7 +130,7 @@ func TestServerPortTaken(t *testing.T) {
 }
 
 func TestServerUnknownInterface(t *testing.T) {
-	err := (&Server{Store: openStore(t), Policy: host.Default(), Interfaces: []string{"nosuch0"}, Ports: Ports{HTTP: freePort(t)}}).Run(context.Background())
+	err := (&Server{Store: openStore(t), Policy: host.Fixed(host.Default().On([]string{"nosuch0"})), Ports: Ports{HTTP: freePort(t)}}).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "interface nosuch0") || !strings.Contains(err.Error(), "lo") {
 		t.Errorf("the error is %v", err)
 	}

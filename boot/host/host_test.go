@@ -4,12 +4,14 @@ import (
 	"errors"
 	"flag"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"netroot/builder/strictyaml"
 )
@@ -30,6 +32,8 @@ hosts:
   - name: guest
     mac: 00:20:38:03:37:74
 `
+
+var addrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func mac(s string) net.HardwareAddr {
 	m, err := net.ParseMAC(s)
@@ -79,8 +83,92 @@ func TestDecide(t *testing.T) {
 		{"no file", Default(), Machine{MAC: mac("02:00:00:00:00:01")}, Decision{Reason: "02:00:00:00:00:01 gets a menu, as everybody without a netroot.yaml"}},
 		{"zero value", &Policy{}, Machine{MAC: mac("02:00:00:00:00:01")}, Decision{Reason: "02:00:00:00:00:01 gets a menu, as everybody without a netroot.yaml"}},
 	} {
-		if diff := cmp.Diff(c.want, c.policy.Decide(c.m)); diff != "" {
+		if diff := cmp.Diff(c.want, c.policy.Decide(c.m), addrs); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// What is found by which address, and what the network it is on changes.
+const site = `default: ignore
+ipxe: pxelinux
+menu: {timeout: 0, serial: "ttyS1,9600"}
+networks:
+  - {network: 172.16.0.0/16, default: menu, server: 172.16.210.62, cmdline: [net=wide, who=net]}
+  - {network: 172.16.192.0/18, default: lobby, loader: lpxelinux.0, cmdline: [net=narrow]}
+  - {interface: eno2, default: local, ipxe: script}
+hosts:
+  - {name: card, mac: "00:20:38:03:37:6c", image: one, cmdline: [who=host]}
+  - {name: board, uuid: 58B41815-581E-C62A-D4E2-F44D30606469, image: two@2}
+  - {name: far, address: [10.9.0.5, 10.9.0.6], image: three}
+  - {name: disk, mac: "00:20:38:03:37:6d", image: one@4, boot: local}
+  - {name: gone, mac: "00:20:38:03:37:6e", uuid: 00000000000000000000000000000001, disabled: true}
+monitors: [192.168.2.0/24, 10.1.1.1]
+`
+
+func TestDecideBySite(t *testing.T) {
+	p, err := Parse("s.yaml", []byte(site))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddr
+	menu := Menu{Seconds: -1, Serial: "ttyS1,9600"}
+	card, stranger := mac("00:20:38:03:37:6c"), mac("02:00:00:00:00:01")
+	const board, swapped = "58b41815-581e-c62a-d4e2-f44d30606469", "1518b458-1e58-2ac6-d4e2-f44d30606469"
+	for name, c := range map[string]struct {
+		m    Machine
+		want Decision
+	}{
+		"by MAC before all else": {Machine{MAC: card, UUID: board, Address: addr("10.9.0.5")},
+			Decision{Name: "card", Image: "one", IPXE: "pxelinux", Cmdline: []string{"who=host"}, Reason: "00:20:38:03:37:6c is card, listed in s.yaml:9"}},
+		"by UUID before an address": {Machine{MAC: stranger, UUID: board, Address: addr("10.9.0.5")},
+			Decision{Name: "board", Image: "two@2", IPXE: "pxelinux", Reason: "02:00:00:00:00:01 is board by its UUID, listed in s.yaml:10"}},
+		"by UUID with its bytes as they lie in memory": {Machine{UUID: swapped},
+			Decision{Name: "board", Image: "two@2", IPXE: "pxelinux", Reason: swapped + " is board by its UUID, listed in s.yaml:10"}},
+		"by address": {Machine{MAC: stranger, Address: addr("10.9.0.6")},
+			Decision{Name: "far", Image: "three", IPXE: "pxelinux", Reason: "02:00:00:00:00:01 is far by its address, listed in s.yaml:11"}},
+		"its relay's or server's address is not its own": {Machine{MAC: stranger, Near: addr("10.9.0.6")},
+			Decision{Ignore: true, IPXE: "pxelinux", Reason: "02:00:00:00:00:01 is not listed, and default is ignore in s.yaml:1"}},
+		"its own disk": {Machine{MAC: mac("00:20:38:03:37:6d")},
+			Decision{Name: "disk", Local: true, IPXE: "pxelinux", Reason: "00:20:38:03:37:6d is disk, listed in s.yaml:12"}},
+		"disabled, by UUID": {Machine{MAC: stranger, UUID: "00000000-0000-0000-0000-000000000001"},
+			Decision{Ignore: true, Name: "gone", IPXE: "pxelinux", Reason: "02:00:00:00:00:01 is gone by its UUID, disabled in s.yaml:13"}},
+		"a UUID of zeros": {Machine{UUID: "00000000-0000-0000-0000-000000000000"},
+			Decision{Ignore: true, IPXE: "pxelinux", Reason: "00000000-0000-0000-0000-000000000000 is not listed, and default is ignore in s.yaml:1"}},
+		"a listed one on a network": {Machine{MAC: card, Near: addr("172.16.1.1")},
+			Decision{Name: "card", Image: "one", IPXE: "pxelinux", Server: addr("172.16.210.62"), Cmdline: []string{"net=wide", "who=net", "who=host"}, Reason: "00:20:38:03:37:6c is card, listed in s.yaml:9"}},
+		"the wide network": {Machine{MAC: stranger, Near: addr("172.16.1.1"), Interface: "eno2"},
+			Decision{IPXE: "pxelinux", Server: addr("172.16.210.62"), Cmdline: []string{"net=wide", "who=net"}, Reason: "02:00:00:00:00:01 is not listed, and gets a menu in s.yaml:5"}},
+		"the narrow network in it": {Machine{MAC: stranger, Near: addr("172.16.193.1")},
+			Decision{Image: "lobby", IPXE: "pxelinux", Loader: "lpxelinux.0", Cmdline: []string{"net=narrow"}, Reason: "02:00:00:00:00:01 is not listed, and default is lobby in s.yaml:6"}},
+		"its own address says more": {Machine{MAC: stranger, Near: addr("192.168.2.82"), Address: addr("172.16.193.9")},
+			Decision{Image: "lobby", IPXE: "pxelinux", Loader: "lpxelinux.0", Cmdline: []string{"net=narrow"}, Reason: "02:00:00:00:00:01 is not listed, and default is lobby in s.yaml:6"}},
+		"by interface when no addresses fit": {Machine{MAC: stranger, Near: addr("192.168.2.82"), Interface: "eno2"},
+			Decision{Local: true, IPXE: "script", Reason: "02:00:00:00:00:01 is not listed, and default is local in s.yaml:7"}},
+	} {
+		c.want.Menu = menu
+		if diff := cmp.Diff(c.want, p.Decide(c.m), addrs, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	if diff := cmp.Diff([]netip.Prefix{netip.MustParsePrefix("192.168.2.0/24"), netip.MustParsePrefix("10.1.1.1/32")}, p.Monitors, addrs); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"lobby", "one", "two@2", "three", "one@4"}, p.Images()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestParseUUID(t *testing.T) {
+	for _, s := range []string{"58b41815-581e-c62a-d4e2-f44d30606469", "58B41815-581E-C62A-D4E2-F44D30606469", "58b41815581ec62ad4e2f44d30606469", " 58b41815-581e-c62a-d4e2-f44d30606469 "} {
+		if got, err := ParseUUID(s); err != nil || got != "58b41815-581e-c62a-d4e2-f44d30606469" || Swapped(Swapped(got)) != got {
+			t.Errorf("%q: %v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "-", "58b41815-581e-c62a-d4e2-f44d3060646", "58b4-1815581e-c62a-d4e2-f44d30606469", "58b41815-581e-c62a-d4e2-f44d3060646g",
+		"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "ffffffffffffffffffffffffffffffff"} {
+		if got, err := ParseUUID(s); err == nil {
+			t.Errorf("%q is read as %v", s, got)
 		}
 	}
 }
@@ -158,6 +246,7 @@ func TestLoadMissing(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(lab))
+	f.Add([]byte(site))
 	files, err := filepath.Glob("testdata/bad/*.yaml")
 	if err != nil {
 		f.Fatal(err)
@@ -179,6 +268,14 @@ func FuzzParse(f *testing.F) {
 				if d := p.Decide(Machine{MAC: m}); d.Name != h.Name {
 					t.Errorf("%v of %s is decided as %+v", m, h.Name, d)
 				}
+			}
+			for _, a := range h.Addresses {
+				if d := p.Decide(Machine{Address: a}); d.Name != h.Name || d.Ignore != h.Disabled {
+					t.Errorf("%v of %s is decided as %+v", a, h.Name, d)
+				}
+			}
+			if d := p.Decide(Machine{UUID: h.UUID}); h.UUID != "" && d.Name != h.Name {
+				t.Errorf("%v of %s is decided as %+v", h.UUID, h.Name, d)
 			}
 		}
 	})

@@ -51,7 +51,11 @@ const (
 	portClient      = 68
 	portBootServer  = 4011
 	defaultBootFile = "pxelinux.0"
-	maxHeaderFile   = 127 // 128 bytes with the NUL that "buggy PXE" ROMs need
+	// Features that iPXE lists in its own options (its src/include/ipxe/features.h).
+	featureHTTP    = 19
+	featureBzImage = 24
+	featureEFI     = 36
+	maxHeaderFile  = 127 // 128 bytes with the NUL that "buggy PXE" ROMs need
 )
 
 // A Request is what a client sent, after lenient reading.
@@ -151,6 +155,19 @@ func (r *Request) IPXE() bool {
 	return uc == "iPXE" || uc == "\x04iPXE" || len(r.Options[optIPXE]) > 0
 }
 
+// RunsScript says whether it is iPXE with all that a script of ours needs: HTTP, and Linux as a kernel of BIOS machines or
+// as a program of UEFI ones. VirtualBox's has HTTP and no bzImage; ROMs of cards often have neither.
+func (r *Request) RunsScript() bool {
+	kernel := byte(featureBzImage)
+	if arch, _ := r.Arch(); arch != archBIOS {
+		kernel = featureEFI
+	}
+	return r.IPXE() && r.feature(featureHTTP) && r.feature(kernel)
+}
+
+// feature looks for one of iPXE's own options.
+func (r *Request) feature(code byte) bool { return len(find(r.Options[optIPXE], code)) > 0 }
+
 // UUID returns the machine identifier of option 97 in the byte order in which pxelinux asks for pxelinux.cfg/UUID, or "".
 func (r *Request) UUID() string {
 	id := r.Options[optMachineID]
@@ -162,8 +179,10 @@ func (r *Request) UUID() string {
 }
 
 // vendor returns one of PXE's own options, encapsulated in option 43.
-func (r *Request) vendor(code byte) []byte {
-	p := r.Options[optVendor]
+func (r *Request) vendor(code byte) []byte { return find(r.Options[optVendor], code) }
+
+// find looks for one of the options that are encapsulated in another, nil when it is not there.
+func find(p []byte, code byte) []byte {
 	for len(p) > 1 && p[0] != optEnd {
 		if p[0] == optPad {
 			p = p[1:]

@@ -1,6 +1,7 @@
 package proxydhcp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -15,10 +16,11 @@ var ErrSilent = errors.New("not for a proxy")
 
 // Config is what the answer depends on beside the request, the decision and the local address.
 type Config struct {
-	// Loader names the boot file for an architecture of RFC 4578, "" when there is none to give. nil: pxelinux.0 for BIOS.
+	// Loader names the boot file for an architecture of RFC 4578, "" when there is none to give. nil: that of the decision,
+	// else pxelinux.0, for BIOS.
 	Loader func(arch uint16) string
-	// Script returns the URL of the script that iPXE clients get. nil: they get the loader of their architecture as
-	// everybody else, named by a tftp: URL.
+	// Script returns the URL of the script for iPXE clients that can run it, unless the decision is against it. The others,
+	// and with nil all of them, get the loader of their architecture as everybody else, named by a tftp: URL.
 	Script func(local netip.Addr, mac net.HardwareAddr) string
 }
 
@@ -65,10 +67,17 @@ func (r *Request) Boots(port uint16, local netip.Addr) error {
 	return fmt.Errorf("message type %d on port %d: %w", r.Type, port, ErrSilent)
 }
 
-// Machine returns what policy is asked about.
-func (r *Request) Machine(iface string) host.Machine {
+// Machine returns what policy is asked about: who sent the request that came in on iface, where the server is local.
+func (r *Request) Machine(iface string, local netip.Addr) host.Machine {
 	arch, _ := r.Arch()
-	return host.Machine{MAC: r.MAC, UUID: r.UUID(), Arch: arch, Interface: iface}
+	m := host.Machine{MAC: r.MAC, UUID: r.UUID(), Arch: arch, Interface: iface, Near: local}
+	if set(r.CIAddr) {
+		m.Address = r.CIAddr
+	}
+	if set(r.GIAddr) {
+		m.Near = r.GIAddr
+	}
+	return m
 }
 
 // Reply computes the answer to a request that came from the address from to the port port of a machine that its network
@@ -84,14 +93,18 @@ func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, p
 		return nil, errors.New(d.Reason)
 	}
 	arch, _ := r.Arch()
-	file, err := c.bootFile(r, arch, local)
+	server := local
+	if d.Server.IsValid() {
+		server = d.Server
+	}
+	file, err := c.bootFile(r, d, arch, server)
 	if err != nil {
 		return nil, err
 	}
 	if len(file) > maxHeaderFile {
 		return nil, fmt.Errorf("boot file name of %d bytes does not fit the packet, which holds %d: %s", len(file), maxHeaderFile, file)
 	}
-	m := reply{to: r, siaddr: local, file: file}
+	m := reply{to: r, siaddr: server, file: file}
 	kind := byte(messageOffer)
 	if r.Type != messageDiscover {
 		kind = messageAck
@@ -134,23 +147,23 @@ func vendorOptions(r *Request, arch uint16, kind byte) []byte {
 }
 
 // bootFile names what the client loads next.
-func (c Config) bootFile(r *Request, arch uint16, local netip.Addr) (string, error) {
-	if r.IPXE() && c.Script != nil {
-		return c.Script(local, r.MAC), nil
+func (c Config) bootFile(r *Request, d host.Decision, arch uint16, server netip.Addr) (string, error) {
+	if c.Script != nil && d.IPXE != "pxelinux" && r.RunsScript() {
+		return c.Script(server, r.MAC), nil
 	}
 	file := ""
 	switch {
 	case c.Loader != nil:
 		file = c.Loader(arch)
 	case arch == archBIOS:
-		file = defaultBootFile
+		file = cmp.Or(d.Loader, defaultBootFile)
 	}
 	if file == "" {
-		return "", fmt.Errorf("no boot loader for a machine of type %d (%s): set its firmware to legacy BIOS boot, or boot iPXE on it with `ipxe: script`",
+		return "", fmt.Errorf("no boot loader for a machine of type %d (%s): set its firmware to legacy BIOS boot, or boot an iPXE with HTTP on it",
 			arch, archName(arch))
 	}
 	if r.IPXE() {
-		return "tftp://" + local.String() + "/" + file, nil
+		return "tftp://" + server.String() + "/" + file, nil
 	}
 	return file, nil
 }

@@ -35,6 +35,9 @@ func scripts(local netip.Addr, mac net.HardwareAddr) string {
 	return "http://" + local.String() + ":80/ipxe/01-" + strings.ReplaceAll(mac.String(), ":", "-")
 }
 
+// features is what QEMU's iPXE says of itself: HTTP, bzImage and menus among other things.
+var features = []byte{0xb1, 5, 1, 0x80, 0x86, 0x10, 0x0e, 17, 1, 1, 19, 1, 1, 24, 1, 1, 39, 1, 2, 0xff}
+
 func efi(arch uint16) string {
 	if arch == 7 {
 		return "snponly.efi"
@@ -52,12 +55,13 @@ var questions = map[string]question{
 	"ipxe-request-4011":       {bootServerRequest().end(), netip.MustParseAddrPort("10.77.0.150:68"), 4011, Config{}, "10.77.0.150:68"},
 	"bios-inform-67":          {newClient(8).addr(12, "10.77.0.150").opt(53, 8).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).end(), netip.MustParseAddrPort("10.77.0.150:68"), 67, Config{}, "10.77.0.150:68"},
 	"ipxe-discover":           {discover().str(77, "iPXE").opt(175, 0xb1, 5, 1, 0x80, 0x86, 0x10, 0x0e).end(), nobody, 67, Config{}, "255.255.255.255:68"},
-	"ipxe-discover-script":    {discover().str(77, "iPXE").end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
+	"ipxe-discover-script":    {discover().str(77, "iPXE").opt(175, features...).end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
+	"ipxe-without-bzimage":    {discover().str(77, "iPXE").opt(175, 19, 1, 1, 33, 1, 1).end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
 	"bios-discover-script":    {discover().end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
 	"relayed-discover":        {discover().addr(24, "192.168.5.1").end(), netip.MustParseAddrPort("192.168.5.1:67"), 67, Config{}, "192.168.5.1:67"},
 	"uefi-discover-loader":    {newClient(6).opt(53, 1).str(60, "PXEClient:Arch:00007:UNDI:003000").opt(93, 0, 7).opt(97, uuid...).end(), nobody, 67, Config{Loader: efi}, "255.255.255.255:68"},
 	"uefi-request-4011":       {newClient(6).opt(53, 3).str(60, "PXEClient:Arch:00007:UNDI:003000").opt(93, 0, 7).opt(97, uuid...).end(), netip.MustParseAddrPort("10.77.0.151:68"), 4011, Config{Loader: efi}, "10.77.0.151:68"},
-	"uefi-ipxe-script":        {newClient(6).opt(53, 1).str(60, "PXEClient:Arch:00007:UNDI:003010").opt(93, 0, 7).str(77, "iPXE").end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
+	"uefi-ipxe-script":        {newClient(6).opt(53, 1).str(60, "PXEClient:Arch:00007:UNDI:003010").opt(93, 0, 7).str(77, "iPXE").opt(175, 0xb1, 1, 1, 19, 1, 1, 36, 1, 1).end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
 	"boot-server-broadcast67": {newClient(3).addr(12, "10.77.0.150").opt(53, 3).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).opt(43, 71, 4, 0, 0, 0, 0, 255).end(), netip.MustParseAddrPort("10.77.0.150:68"), 67, Config{}, "10.77.0.150:68"},
 }
 
@@ -94,6 +98,64 @@ func TestReplies(t *testing.T) {
 				t.Error("the same question got another answer")
 			}
 		})
+	}
+}
+
+// What policy says beside the image: the loader, the server to name, and that iPXE is to have no script.
+func TestRepliesByPolicy(t *testing.T) {
+	ipxe, bios := discover().str(77, "iPXE").opt(175, features...).end(), discover().end()
+	other := netip.MustParseAddr("192.168.2.82")
+	for name, c := range map[string]struct {
+		packet []byte
+		d      host.Decision
+		file   string
+		siaddr netip.Addr
+	}{
+		"nothing said":          {ipxe, host.Decision{}, "http://10.77.0.3:80/ipxe/01-52-54-00-12-34-56", here},
+		"pxelinux for iPXE":     {ipxe, host.Decision{IPXE: "pxelinux"}, "tftp://10.77.0.3/pxelinux.0", here},
+		"lpxelinux":             {bios, host.Decision{Loader: "lpxelinux.0"}, "lpxelinux.0", here},
+		"lpxelinux for iPXE":    {ipxe, host.Decision{IPXE: "pxelinux", Loader: "lpxelinux.0"}, "tftp://10.77.0.3/lpxelinux.0", here},
+		"another server":        {bios, host.Decision{Server: other}, "pxelinux.0", other},
+		"another's script":      {ipxe, host.Decision{Server: other}, "http://192.168.2.82:80/ipxe/01-52-54-00-12-34-56", other},
+		"another's TFTP server": {ipxe, host.Decision{Server: other, IPXE: "pxelinux"}, "tftp://192.168.2.82/pxelinux.0", other},
+	} {
+		req, err := Parse(c.packet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := Reply(req, c.d, here, nobody, 67, Config{Script: scripts})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		fields, file, options, err := decode(a.Packet)
+		if err != nil || file != c.file || a.File != c.file || fields[2] != c.siaddr {
+			t.Errorf("%s: file %q from %v, %v; want %q from %v", name, file, fields[2], err, c.file, c.siaddr)
+		}
+		if id := options[1]; id.code != optServerID || !slices.Equal(id.data, here.AsSlice()) {
+			t.Errorf("%s: the answer is signed %v", name, id)
+		}
+	}
+}
+
+// What policy is asked about: the client's own address, and one on its network.
+func TestMachine(t *testing.T) {
+	for name, c := range map[string]struct {
+		packet        []byte
+		address, near string
+	}{
+		"no address yet": {discover().end(), "invalid IP", "10.77.0.3"},
+		"has an address": {bootServerRequest().end(), "10.77.0.150", "10.77.0.3"},
+		"behind a relay": {discover().addr(24, "192.168.5.1").end(), "invalid IP", "192.168.5.1"},
+	} {
+		req, err := Parse(c.packet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := req.Machine("eno1", here)
+		if m.Interface != "eno1" || m.MAC.String() != "52:54:00:12:34:56" || m.UUID != "58b41815-581e-c62a-d4e2-f44d30606469" || m.Address.String() != c.address || m.Near.String() != c.near {
+			t.Errorf("%s: %+v", name, m)
+		}
 	}
 }
 

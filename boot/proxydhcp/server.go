@@ -117,7 +117,7 @@ func (s *Server) handle(pc *ipv4.PacketConn, log *slog.Logger, p []byte, port ui
 		}
 		return
 	}
-	machine := req.Machine(link.name)
+	machine := req.Machine(link.name, local)
 	d := s.Decide(machine)
 	if d.Name != "" {
 		log = log.With("host", d.Name)

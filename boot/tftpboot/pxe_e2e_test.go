@@ -67,7 +67,7 @@ func serve(dir string, script bool) error {
 		return host.Decision{}
 	}
 	tree := &tftpboot.Tree{Store: st, Loader: st.LoaderDir(), Decide: decide, HTTPPort: 80}
-	view := func(_, local netip.Addr) fs.FS { return tree.FS(local, "") }
+	view := func(_, local netip.Addr) fs.FS { return tree.FS(local, host.Machine{}) }
 	dhcp := &proxydhcp.Server{Decide: decide, Log: log}
 	if script {
 		dhcp.Config.Script = tree.ScriptURL

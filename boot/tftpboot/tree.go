@@ -59,7 +59,7 @@ type Store interface {
 type Tree struct {
 	Store  Store
 	Loader string // folder of the boot loader's files
-	// Decide says what a machine boots; a zero Machine is one that nobody knows.
+	// Decide says what a machine boots.
 	Decide func(host.Machine) host.Decision
 	// NFSPort serves NFS and MOUNT; 0 means 2049.
 	NFSPort int
@@ -69,13 +69,13 @@ type Tree struct {
 	Log *slog.Logger
 }
 
-// FS returns the tree for the clients that know the server as server and come in on the interface iface.
-func (t *Tree) FS(server netip.Addr, iface string) fs.FS { return &view{t, server, iface} }
+// FS returns the tree as the machine m sees it, which knows the server as server; a zero Machine is one that nobody knows.
+func (t *Tree) FS(server netip.Addr, m host.Machine) fs.FS { return &view{t, server, m} }
 
 type view struct {
 	tree   *Tree
 	server netip.Addr
-	iface  string
+	asking host.Machine
 }
 
 // Open implements fs.FS.
@@ -96,7 +96,7 @@ func (v *view) open(name string) (fs.File, error) {
 	case slices.Contains(loaderFiles, name):
 		return v.tree.openLoader(name)
 	case name == bootScript:
-		return v.script(host.Machine{Interface: v.iface}, name)
+		return v.script(v.asking, name)
 	case dir == configDir || dir == scriptDir:
 		m, ok := v.machine(base)
 		if !ok || dir == scriptDir && m.MAC == nil {
@@ -115,7 +115,7 @@ func (v *view) open(name string) (fs.File, error) {
 
 // machine reads the name of a configuration file.
 func (v *view) machine(name string) (host.Machine, bool) {
-	m := host.Machine{Interface: v.iface}
+	m := v.asking
 	if name == "default" {
 		return m, true
 	}
@@ -191,7 +191,7 @@ func (v *view) base() string {
 
 // ScriptURL returns what an iPXE client is offered as its boot file.
 func (t *Tree) ScriptURL(server netip.Addr, mac net.HardwareAddr) string {
-	v := &view{t, server, ""}
+	v := &view{t, server, host.Machine{}}
 	return v.base() + scriptDir + "/" + fileName(mac)
 }
 
@@ -199,8 +199,8 @@ func (t *Tree) ScriptURL(server netip.Addr, mac net.HardwareAddr) string {
 func (v *view) menu(m host.Machine) (pxelinux.Menu, error) {
 	d := v.tree.Decide(m)
 	switch {
-	case d.Ignore:
-		return pxelinux.Menu{Local: true}, nil // it came here by another server's offer, and boots what it has
+	case d.Ignore, d.Local:
+		return pxelinux.Menu{Local: true}, nil // an ignored one came here by another server's offer, and boots what it has
 	case d.Image != "":
 		g, err := v.tree.Store.Resolve(d.Image)
 		if err != nil {

@@ -85,7 +85,7 @@ func read(t *testing.T, fsys fs.FS, name string) string {
 
 func TestConfigurations(t *testing.T) {
 	tree, _ := newTree(t)
-	fsys := tree.FS(server, "eno1")
+	fsys := tree.FS(server, host.Machine{Interface: "eno1"})
 	const port = ":vers=3,proto=tcp,nolock,port=2049,mountport=2049 ip=dhcp "
 	menu := read(t, fsys, "pxelinux.cfg/default")
 	for _, want := range []string{
@@ -132,7 +132,7 @@ func TestConfigurations(t *testing.T) {
 // A new generation is what the next machine gets, and an old menu's files stay.
 func TestPublishingWhileServing(t *testing.T) {
 	tree, st := newTree(t)
-	fsys := tree.FS(server, "")
+	fsys := tree.FS(server, host.Machine{})
 	publish(t, st, "debian-12", store.Manifest{Created: time.Now(), Recipe: "9"})
 	if !strings.Contains(read(t, fsys, "pxelinux.cfg/01-00-20-38-03-37-6c"), "DEFAULT debian-12@3\n") {
 		t.Error("the new generation is not served")
@@ -144,7 +144,7 @@ func TestPublishingWhileServing(t *testing.T) {
 
 func TestNothingElseIsInReach(t *testing.T) {
 	tree, st := newTree(t)
-	fsys := tree.FS(server, "")
+	fsys := tree.FS(server, host.Machine{})
 	for _, name := range []string{".", "", "/", "..", "../store", "pxelinux.cfg", "pxelinux.cfg/", "pxelinux.cfg/01", "pxelinux.cfg/01-00-20-38-03-37", "pxelinux.cfg/02-00-20-38-03-37-6c",
 		"pxelinux.cfg/01-00-20-38-03-37-6C", "pxelinux.cfg/01-00:20:38:03:37:6c", "pxelinux.cfg/58b41815-581e-c62a-d4e2-f44d30606469", "pxelinux.cfg/C0A8010E", "ipxe/default", "ipxe",
 		"debian-12", "debian-12/2", "debian-12/2/", "debian-12/2/root.erofs", "debian-12/2/image.json", "debian-12/02/vmlinuz", "debian-12/+2/vmlinuz", "debian-12/current/vmlinuz", "debian-12/9/vmlinuz",
@@ -176,7 +176,7 @@ func FuzzOpen(f *testing.F) {
 		f.Add(s)
 	}
 	tree := &Tree{Store: noStore{}, Loader: "/nowhere", Decide: func(host.Machine) host.Decision { return host.Decision{} }}
-	fsys := tree.FS(server, "")
+	fsys := tree.FS(server, host.Machine{})
 	f.Fuzz(func(t *testing.T, name string) {
 		file, err := fsys.Open(name)
 		if err != nil {
@@ -236,7 +236,7 @@ func TestWrite(t *testing.T) {
 		t.Errorf("%+v", done)
 	}
 	files := list(t, dir)
-	served := tree.FS(server, "")
+	served := tree.FS(server, host.Machine{})
 	for name, content := range files {
 		if content == "mine" || name == ManifestName {
 			continue

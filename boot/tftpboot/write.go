@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"netroot/boot/host"
 	"netroot/builder/atomicfile"
 	"netroot/builder/store"
 )
@@ -59,7 +60,7 @@ func (t *Tree) Write(ctx context.Context, dir string, server netip.Addr, macs []
 		return done, err
 	}
 	// Scripts for iPXE need a URL, and the address of the other TFTP server is not known: they load kernels from this one.
-	view := &view{t, server, ""}
+	view := &view{t, server, host.Machine{Near: server}}
 	names, err := t.names(macs)
 	if err != nil {
 		return done, fmt.Errorf("write boot tree: %w", err)

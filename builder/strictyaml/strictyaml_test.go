@@ -216,7 +216,7 @@ func TestWords(t *testing.T) {
 		check     func(string) error
 		good, bad []string
 	}{
-		{ImageName, []string{"a", "debian-12", "slc6.8-v7768", "0"}, []string{"", "-a", ".a", "A", "a_b", "a/b", "a@1", "menu", "ignore", "x.c32", "pxelinux.0", strings.Repeat("a", 64)}},
+		{ImageName, []string{"a", "debian-12", "slc6.8-v7768", "0"}, []string{"", "-a", ".a", "A", "a_b", "a/b", "a@1", "menu", "ignore", "local", "x.c32", "pxelinux.0", "lpxelinux.0", "ipxe", "v1", strings.Repeat("a", 64)}},
 		{HostName, []string{"a", "A-1", "a.b.example", "1"}, []string{"", "-a", "a-", "a..b", ".a", "a.", "a_b", "a b", strings.Repeat("a", 64), strings.Repeat("a.", 33) + "a"}},
 		{KernelParameter, []string{"quiet", "console=ttyS0,115200", `dyndbg="file a +p"`, "ip=dhcp", "rd.shell"},
 			[]string{"", "a b", "a\nb", `a"b`, "root=/dev/sda", "initrd=x", "netroot.image=x", "BOOTIF=x", "nfsroot=x"}},

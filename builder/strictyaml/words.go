@@ -34,10 +34,10 @@ func ImageName(s string) error {
 		return fmt.Errorf("%q cannot name an image: up to 63 lower-case letters, digits, dots and hyphens, a letter or digit first", s)
 	}
 	switch s {
-	case "menu", "ignore":
+	case "menu", "ignore", "local":
 		return fmt.Errorf("%q cannot name an image: netroot.yaml uses the word for something else", s)
-	case "pxelinux.cfg", "pxelinux.0", "boot.ipxe", "healthz":
-		return fmt.Errorf("%q cannot name an image: it is the name of a file that is served", s)
+	case "pxelinux.cfg", "pxelinux.0", "lpxelinux.0", "ipxe", "boot.ipxe", "healthz", "metrics", "v1":
+		return fmt.Errorf("%q cannot name an image: it is the name of something that is served", s)
 	}
 	if strings.HasSuffix(s, ".c32") {
 		return fmt.Errorf("%q cannot name an image: modules of pxelinux are named so", s)

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -77,12 +74,9 @@ func (c *cli) serve(ctx context.Context, interfaces []string, ports boot.Ports) 
 	if err != nil {
 		return err
 	}
-	policy, err := c.policy()
+	policy, err := c.livePolicy(interfaces)
 	if err != nil {
 		return err
-	}
-	if len(interfaces) == 0 {
-		interfaces = policy.Interfaces
 	}
 	log := c.logger(c.stderr)
 	if c.json {
@@ -92,22 +86,24 @@ func (c *cli) serve(ctx context.Context, interfaces []string, ports boot.Ports) 
 		}
 		log = slog.New(slog.NewJSONHandler(c.stdout, &slog.HandlerOptions{Level: level}))
 	}
-	server := &boot.Server{Store: s, Policy: policy, Interfaces: interfaces, Ports: ports, Log: log}
+	server := &boot.Server{Store: s, Policy: policy, Ports: ports, Log: log}
 	return server.Run(ctx)
 }
 
-// policy reads the policy that --config names, else the first one found where it belongs, else the one that offers
+// livePolicy reads the policy that --config names, else the first one found where it belongs, else the one that offers
 // everybody a menu.
-func (c *cli) policy() (*host.Policy, error) {
+func (c *cli) livePolicy(interfaces []string) (*host.Live, error) {
 	if c.configFile != "" {
-		return host.Load(c.configFile)
+		return host.Open(c.configFile, interfaces)
 	}
-	for _, path := range []string{systemConfig, localConfig} {
-		if _, err := os.Stat(path); err == nil {
-			return host.Load(path)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("read policy: %w", err)
-		}
+	return host.Find([]string{systemConfig, localConfig}, interfaces)
+}
+
+// policy is livePolicy for who asks once.
+func (c *cli) policy() (*host.Policy, error) {
+	live, err := c.livePolicy(nil)
+	if err != nil {
+		return nil, err
 	}
-	return host.Default(), nil
+	return live.Policy(), nil
 }

@@ -1,0 +1,88 @@
+package proxydhcp
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"netroot/boot/host"
+)
+
+func TestOnlyOnChosenInterfaces(t *testing.T) {
+	s := newSite(t)
+	s.serveOurs(t, &Server{Decide: func(host.Machine) host.Decision { return host.Decision{} }, Interfaces: []string{"lo", "eth7"}})
+	if p := s.ask(t, asked["discover"], 300*time.Millisecond); p != nil {
+		t.Errorf("answered on an interface that was not chosen:\n%s", dump(t, p))
+	}
+}
+
+func TestEventsOfAnswers(t *testing.T) {
+	s := newSite(t)
+	said := &events{}
+	log := slog.New(slog.NewTextHandler(said, nil))
+	s.serveOurs(t, &Server{Log: log, Decide: func(m host.Machine) host.Decision {
+		if m.Interface != "eth0" || m.UUID != "58b41815-581e-c62a-d4e2-f44d30606469" {
+			return host.Decision{Ignore: true, Reason: fmt.Sprintf("asked about %+v", m)}
+		}
+		return host.Decision{Name: "alpha"}
+	}})
+	if s.ask(t, asked["discover"], time.Second) == nil || s.ask(t, asked["boot server"], time.Second) == nil {
+		t.Error("no answer")
+	}
+	s.ask(t, asked["intel"], 200*time.Millisecond)
+	for _, want := range []string{
+		`msg=offer service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha arch=0 ipxe=false server=10.77.0.3 file=pxelinux.0`,
+		`msg=ack service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha arch=0 ipxe=true server=10.77.0.3 file=tftp://10.77.0.3/pxelinux.0`,
+		`msg=refused service=dhcp mac=52:54:00:12:34:56 interface=eth0 arch=0 reason="asked about`,
+	} {
+		said.wait(t, want)
+	}
+}
+
+// The port is taken: by a process that does not share it, and by one that does.
+func TestPortTaken(t *testing.T) {
+	s := newSite(t)
+	needs(t, "dnsmasq", "python3")
+	within(t, s.srv, func() {
+		const hold = `import socket,sys,time
+s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,int(sys.argv[2]))
+s.bind(("0.0.0.0",int(sys.argv[1])))
+print("bound",flush=True)
+time.sleep(100)`
+		for _, c := range []struct {
+			port  uint16
+			reuse string
+			ok    bool
+		}{{67, "0", false}, {67, "1", true}, {4011, "1", false}} {
+			holder := inside(s.srv, "python3", "-c", hold, fmt.Sprint(c.port), c.reuse)
+			out, err := holder.StdoutPipe()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			startProcess(t, holder)
+			out.Read(make([]byte, 10))
+			var said bytes.Buffer
+			conn, err := Listen(context.Background(), c.port, slog.New(slog.NewTextHandler(&said, nil)))
+			want := fmt.Sprintf("(pid %d)", holder.Process.Pid)
+			switch {
+			case (err == nil) != c.ok:
+				t.Errorf("port %d, reuse %s: %v", c.port, c.reuse, err)
+			case err != nil && !strings.Contains(err.Error(), want):
+				t.Errorf("%v does not name %s", err, want)
+			case err == nil && !strings.Contains(said.String(), want):
+				t.Errorf("%s does not name %s", &said, want)
+			}
+			if err == nil {
+				conn.Close()
+			}
+			holder.Process.Kill()
+			holder.Wait()
+		}
+	})
+}

@@ -49,6 +49,8 @@ func Listen(ctx context.Context, port uint16, log *slog.Logger) (*net.UDPConn, e
 	return nil, fmt.Errorf("listen on UDP port %d: taken by %s (stop it, or serve with --no-dhcp)", port, owner)
 }
 
+const receiveBuffer = 4 << 20
+
 func listen(ctx context.Context, port uint16, reuse bool) (*net.UDPConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var failed error
@@ -57,6 +59,11 @@ func listen(ctx context.Context, port uint16, reuse bool) (*net.UDPConn, error) 
 			if failed == nil {
 				// Before the port is open: what comes in before Serve reads must have its interface noted too.
 				failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+			}
+			// A thousand machines that are switched on together are a thousand packets in a moment. The limit of the
+			// system is for programs that are not root.
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 			}
 			if failed == nil && reuse {
 				failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)

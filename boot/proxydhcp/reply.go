@@ -172,21 +172,22 @@ func (c Config) bootFile(r *Request, d host.Decision, arch uint16, server netip.
 // everybody on the link. A proxy hands out no address, so a client that did not set the broadcast flag cannot be reached
 // in any other way either. What comes in on 4011 goes back to where it came from.
 func destination(r *Request, from netip.AddrPort, port uint16) netip.AddrPort {
-	everybody := netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), portClient)
 	switch {
 	case set(r.GIAddr):
 		return netip.AddrPortFrom(r.GIAddr, portServer)
 	case port == portBootServer && set(from.Addr()):
 		return from
 	case port == portBootServer && from.Port() != 0 && !set(r.CIAddr):
-		return netip.AddrPortFrom(everybody.Addr(), from.Port())
+		return netip.AddrPortFrom(everybody, from.Port())
 	case r.Flags&broadcastFlag != 0 && r.Type == messageDiscover:
-		return everybody
+		return netip.AddrPortFrom(everybody, portClient)
 	case set(r.CIAddr):
 		return netip.AddrPortFrom(r.CIAddr, portClient)
 	}
-	return everybody
+	return netip.AddrPortFrom(everybody, portClient)
 }
+
+var everybody = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func set(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }
 

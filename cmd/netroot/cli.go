@@ -117,7 +117,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or invalid recipe, 3 the image is un
 		c.buildCommand(), c.serveCommand(), c.verifyCommand(),
 		c.imagesCommand(), c.showCommand(), c.diffCommand(), c.rollbackCommand(), c.promoteCommand(), c.gcCommand(), c.exportCommand(),
 		c.lockCommand(), c.checkCommand(), c.initramfsCommand(), c.tftpbootCommand(),
-		c.recipesCommand(), c.schemaCommand(), c.versionCommand(),
+		c.importDnsmasqCommand(), c.recipesCommand(), c.schemaCommand(), c.versionCommand(),
 	)
 	asUsageErrors(root)
 	return root

@@ -44,6 +44,12 @@ func TestImportDirection(t *testing.T) {
 					}
 				}
 			}
+			if pkg == "netroot/boot/dnsmasq" && imp != "netroot/boot/host" && imp != "netroot/builder/strictyaml" {
+				t.Errorf("%s imports %s: it knows files, and no network", pkg, imp)
+			}
+			if imp == "netroot/boot/dnsmasq" && !under(pkg, "netroot/cmd") {
+				t.Errorf("%s imports %s: what serves reads netroot.yaml only", pkg, imp)
+			}
 			for _, p := range pure {
 				if pkg == p && imp != "netroot/builder/atomicfile" && imp != "netroot/builder/tree" {
 					t.Errorf("%s imports %s: it is meant to stand alone", pkg, imp)

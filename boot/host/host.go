@@ -124,6 +124,24 @@ func (p *Policy) Images() []string {
 	return refs
 }
 
+// Machines lists every address by which the policy knows a machine, those of disabled ones too, as a machine that has just
+// this one.
+func (p *Policy) Machines() []Machine {
+	var list []Machine
+	for _, h := range p.Hosts {
+		for _, mac := range h.MACs {
+			list = append(list, Machine{MAC: mac})
+		}
+		if h.UUID != "" {
+			list = append(list, Machine{UUID: h.UUID})
+		}
+		for _, a := range h.Addresses {
+			list = append(list, Machine{Address: a})
+		}
+	}
+	return list
+}
+
 // On is the policy with other interfaces than those of the file.
 func (p *Policy) On(interfaces []string) *Policy {
 	other := *p

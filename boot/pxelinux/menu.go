@@ -6,6 +6,7 @@
 package pxelinux
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -18,6 +19,13 @@ const (
 	// bootifLen is what IPAPPEND 2 adds: " BOOTIF=01-aa-bb-cc-dd-ee-ff".
 	bootifLen = 28
 	maxTitle  = 60 // menu.c32 draws 80 columns, and cuts entries at 78 less its frame
+	// defaultSeconds is how long a menu waits: long enough for a key, and nobody's boot is late for it.
+	defaultSeconds = 3
+	// defaultSerial is the first port of a PC, at the speed that everybody sets.
+	defaultSerial = "ttyS0,115200"
+	noSerial      = "none"
+	localTitle    = "Boot from the local disk"
+	memtestTitle  = "Memory test (memtest86+)"
 )
 
 // An Entry is one bootable generation.
@@ -27,7 +35,7 @@ type Entry struct {
 	Kernel  string // path in the tree
 	Initrd  string
 	Cmdline []string
-	Old     bool // listed in the submenu of older generations
+	Submenu string // the title of the submenu it is in; "" is the menu itself
 }
 
 // A Menu is what one machine may boot. The first entry is the default.
@@ -36,21 +44,43 @@ type Menu struct {
 	Entries []Entry
 	// Direct boots the first entry at once, without a menu: the machine was assigned it.
 	Direct bool
-	// Local boots from the local disk: at once when there is no entry, else as the last choice.
+	// Local boots from the local disk: at once when there is no entry, else as a choice behind them.
 	Local bool
+	// Memtest is the path of memtest86+ in the tree, or "".
+	Memtest string
 	// Note explains an empty menu.
 	Note string
-	// Seconds until the default is booted; 0 means 3.
+	// Seconds until the default is booted; 0 means 3, less waits for ever.
 	Seconds int
+	// Serial is the port that shows it besides the screen, as the kernel writes it: "ttyS0,115200", which "" means. "none" is none.
+	Serial string
+}
+
+// serial is the port that shows the menu, "" for none.
+func (m Menu) serial() string {
+	if m.Serial == noSerial {
+		return ""
+	}
+	return cmp.Or(m.Serial, defaultSerial)
 }
 
 // header starts every file. SERIAL has to be the first directive (syslinux manual), else menu.c32 does not show up there.
-const header = "SERIAL 0 115200\nPROMPT 0\n"
+func (m Menu) header() string {
+	port, speed, _ := strings.Cut(strings.TrimPrefix(m.serial(), "ttyS"), ",")
+	if port == "" {
+		return "PROMPT 0\n"
+	}
+	return fmt.Sprintf("SERIAL %s %s\nPROMPT 0\n", port, cmp.Or(speed, "9600")) // which is the kernel's default, too
+}
 
-// Text returns the configuration file.
-func (m Menu) Text() (string, error) {
+// Text returns the configuration file. base is the URL of the tree for lpxelinux, which loads by HTTP what is named so:
+// "http://10.0.0.1/". With "" kernels come from where the file came from.
+func (m Menu) Text(base string) (string, error) {
+	if err := checkBase(base); err != nil && base != "" {
+		return "", fmt.Errorf("write menu: %w", err)
+	}
 	var b strings.Builder
-	b.WriteString(header)
+	b.WriteString(m.header())
 	if len(m.Entries) == 0 && m.Local && m.Note == "" {
 		b.WriteString("DEFAULT local\n")
 		local(&b)
@@ -60,58 +90,86 @@ func (m Menu) Text() (string, error) {
 		// PROMPT 0 boots at once whatever TIMEOUT says. When that fails pxelinux shows a prompt, and would wait there for a
 		// keyboard; so it tries again after ten seconds.
 		fmt.Fprintf(&b, "DEFAULT %s\nTIMEOUT 100\n", m.Entries[0].Label)
-		if err := m.Entries[0].write(&b, false); err != nil {
+		if err := m.Entries[0].write(&b, base, false); err != nil {
 			return "", err
 		}
 		return b.String(), nil
 	}
-	seconds := m.Seconds
-	if seconds <= 0 {
-		seconds = 3
+	b.WriteString("UI menu.c32\n")
+	if seconds := cmp.Or(m.Seconds, defaultSeconds); seconds > 0 {
+		fmt.Fprintf(&b, "TIMEOUT %d\n", seconds*10)
 	}
-	fmt.Fprintf(&b, "UI menu.c32\nTIMEOUT %d\nMENU TITLE %s\n", seconds*10, Sanitize(m.Title))
+	fmt.Fprintf(&b, "MENU TITLE %s\n", Sanitize(m.Title))
 	if m.Note != "" {
 		fmt.Fprintf(&b, "LABEL note\n  MENU LABEL %s\n  MENU DISABLE\n", Sanitize(m.Note))
 	}
-	seen := map[string]bool{}
-	old := 0
-	for i, e := range m.Entries {
-		if seen[e.Label] {
-			return "", fmt.Errorf("write menu: two entries are called %s", e.Label)
-		}
-		seen[e.Label] = true
-		if e.Old {
-			old++
-			continue
-		}
-		if err := e.write(&b, i == 0); err != nil {
-			return "", err
-		}
-	}
-	if old > 0 {
-		b.WriteString("MENU BEGIN older\n  MENU TITLE Older generations\n")
-		for _, e := range m.Entries {
-			if e.Old {
-				if err := e.write(&b, false); err != nil {
-					return "", err
-				}
-			}
-		}
-		b.WriteString("LABEL back\n  MENU LABEL Back\n  MENU EXIT\nMENU END\n")
+	if err := m.entries(&b, base); err != nil {
+		return "", err
 	}
 	if m.Local {
 		local(&b)
 	}
+	if m.Memtest != "" {
+		// LINUX, not KERNEL, which goes by the end of the name.
+		fmt.Fprintf(&b, "LABEL memtest\n  MENU LABEL %s\n  LINUX %s%s\n", memtestTitle, base, m.Memtest)
+		if serial := m.serial(); serial != "" {
+			fmt.Fprintf(&b, "  APPEND console=%s\n", serial)
+		}
+	}
 	return b.String(), nil
 }
 
+// entries writes the menu's own entries, then the submenus.
+func (m Menu) entries(b *strings.Builder, base string) error {
+	seen := map[string]bool{}
+	for i, e := range m.Entries {
+		if seen[e.Label] {
+			return fmt.Errorf("write menu: two entries are called %s", e.Label)
+		}
+		seen[e.Label] = true
+		if e.Submenu != "" {
+			continue
+		}
+		if err := e.write(b, base, i == 0); err != nil {
+			return err
+		}
+	}
+	for i, title := range m.submenus() {
+		fmt.Fprintf(b, "MENU BEGIN sub%d\n  MENU TITLE %s\n", i, Sanitize(title))
+		for _, e := range m.Entries {
+			if e.Submenu != title {
+				continue
+			}
+			if err := e.write(b, base, false); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(b, "LABEL back%d\n  MENU LABEL Back\n  MENU EXIT\nMENU END\n", i)
+	}
+	return nil
+}
+
+// submenus lists the titles of the submenus in the order they come up in.
+func (m Menu) submenus() []string {
+	var titles []string
+	seen := map[string]bool{"": true}
+	for _, e := range m.Entries {
+		if !seen[e.Submenu] {
+			seen[e.Submenu] = true
+			titles = append(titles, e.Submenu)
+		}
+	}
+	return titles
+}
+
+// local writes the entry that goes back to the BIOS, which tries its next device (syslinux manual, LOCALBOOT 0).
 func local(b *strings.Builder) {
-	b.WriteString("LABEL local\n  MENU LABEL Boot from the local disk\n  LOCALBOOT 0\n")
+	b.WriteString("LABEL local\n  MENU LABEL " + localTitle + "\n  LOCALBOOT 0\n")
 }
 
 // write appends one LABEL.
-func (e Entry) write(b *strings.Builder, isDefault bool) error {
-	cmdline, err := e.cmdline()
+func (e Entry) write(b *strings.Builder, base string, isDefault bool) error {
+	cmdline, err := e.cmdline(len(base))
 	if err != nil {
 		return err
 	}
@@ -120,12 +178,13 @@ func (e Entry) write(b *strings.Builder, isDefault bool) error {
 		b.WriteString("  MENU DEFAULT\n")
 	}
 	// IPAPPEND 2 adds BOOTIF=, by which the initramfs finds the card the machine booted from.
-	fmt.Fprintf(b, "  KERNEL %s\n  INITRD %s\n  APPEND %s\n  IPAPPEND 2\n", e.Kernel, e.Initrd, cmdline)
+	fmt.Fprintf(b, "  KERNEL %s%s\n  INITRD %s%s\n  APPEND %s\n  IPAPPEND 2\n", base, e.Kernel, base, e.Initrd, cmdline)
 	return nil
 }
 
-// cmdline joins the arguments, and refuses what a loader or kernel would garble or cut.
-func (e Entry) cmdline() (string, error) {
+// cmdline joins the arguments, and refuses what a loader or kernel would garble or cut. The names of the files are longer
+// by baseLen.
+func (e Entry) cmdline(baseLen int) (string, error) {
 	for _, word := range []string{e.Label, e.Kernel, e.Initrd} {
 		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return "", fmt.Errorf("write boot entry %q: %q is not one word of ASCII", e.Label, word)
@@ -138,12 +197,20 @@ func (e Entry) cmdline() (string, error) {
 	}
 	line := strings.Join(e.Cmdline, " ")
 	// pxelinux puts BOOT_IMAGE=FILE in front and initrd=FILE behind.
-	total := len("BOOT_IMAGE= ") + len(e.Kernel) + len(" initrd=") + len(e.Initrd) + len(line) + bootifLen
+	total := len("BOOT_IMAGE= ") + len(e.Kernel) + len(" initrd=") + len(e.Initrd) + 2*baseLen + len(line) + bootifLen
 	if total > maxCmdline {
 		return "", fmt.Errorf("write boot entry %s: the kernel command line has %d bytes, and kernels keep %d; shorten cmdline in the recipe or netroot.yaml",
 			e.Label, total, maxCmdline)
 	}
 	return line, nil
+}
+
+// checkBase says what is wrong with the URL of a tree, if anything.
+func checkBase(base string) error {
+	if !strings.HasSuffix(base, "/") || strings.ContainsFunc(base, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("base URL " + base + " must end in a slash and hold no spaces")
+	}
+	return nil
 }
 
 // Sanitize makes a text fit for a menu: printable ASCII, one line, no '^' (menu.c32's mark for hot keys), not too long.
@@ -163,56 +230,4 @@ func Sanitize(s string) string {
 		s = s[:maxTitle-3] + "..."
 	}
 	return s
-}
-
-// IPXEScript returns the script that boots the same choices in iPXE. base is the URL of the tree, "http://10.0.0.1/": iPXE
-// before 2012 does not resolve relative names, and a TFTP one needs its server named because "next-server" is the router.
-func (m Menu) IPXEScript(base string) (string, error) {
-	if !strings.HasSuffix(base, "/") || strings.ContainsFunc(base, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", errors.New("write iPXE script: base URL " + base + " must end in a slash and hold no spaces")
-	}
-	var b strings.Builder
-	b.WriteString("#!ipxe\n")
-	direct := m.Direct && len(m.Entries) > 0
-	if len(m.Entries) == 0 {
-		if m.Note != "" {
-			fmt.Fprintf(&b, "echo %s\nsleep 5\n", Sanitize(m.Note))
-		}
-		b.WriteString("exit\n") // back to the firmware, which tries its next device
-		return b.String(), nil
-	}
-	if !direct {
-		seconds := m.Seconds
-		if seconds <= 0 {
-			seconds = 3
-		}
-		fmt.Fprintf(&b, "menu %s\n", Sanitize(m.Title))
-		for i, e := range m.Entries {
-			fmt.Fprintf(&b, "item e%d %s\n", i, Sanitize(e.Title))
-		}
-		if m.Local {
-			b.WriteString("item local Boot from the local disk\n")
-		}
-		fmt.Fprintf(&b, "choose --default e0 --timeout %d target || goto e0\ngoto ${target}\n", seconds*1000)
-	}
-	for i, e := range m.Entries {
-		cmdline, err := e.cmdline()
-		if err != nil {
-			return "", err
-		}
-		// "${" would be expanded by iPXE. The name initrd= is for kernels started as EFI programs.
-		if strings.Contains(cmdline, "${") {
-			return "", fmt.Errorf("write iPXE script: the command line of %s holds ${, which iPXE would expand", e.Label)
-		}
-		fmt.Fprintf(&b, ":e%d\nkernel %s%s initrd=initrd.img %s BOOTIF=01-${netX/mac:hexhyp} || goto failed\n", i, base, e.Kernel, cmdline)
-		fmt.Fprintf(&b, "initrd --name initrd.img %s%s || goto failed\nboot || goto failed\n", base, e.Initrd)
-		if direct {
-			break
-		}
-	}
-	b.WriteString(":failed\necho netroot: could not load the image; trying again in 10 seconds\nsleep 10\nreboot\n")
-	if m.Local && !direct {
-		b.WriteString(":local\nexit\n")
-	}
-	return b.String(), nil
 }

@@ -10,25 +10,31 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func entry(ref string, old bool, cmdline ...string) Entry {
+const older = "Older generations"
+
+func entry(ref, submenu string, cmdline ...string) Entry {
 	dir := strings.Replace(ref, "@", "/", 1)
-	return Entry{Label: ref, Title: ref + "  2026-03-01 12:00", Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Old: old,
+	return Entry{Label: ref, Title: ref + "  2026-03-01 12:00", Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Submenu: submenu,
 		Cmdline: append([]string{"root=nfs:10.0.0.1:/" + ref + ":vers=3", "ip=dhcp"}, cmdline...)}
 }
 
 var menus = map[string]Menu{
-	"several": {Title: "netroot 10.0.0.1", Local: true, Entries: []Entry{
-		entry("debian-12@3", false, "console=ttyS0,115200"), entry("slc68@1", false), entry("debian-12@2", true), entry("debian-12@1", true)}},
-	"direct":        {Title: "netroot", Direct: true, Entries: []Entry{entry("debian-12@3", false, "netroot.hostname=alpha")}},
+	"several": {Title: "netroot 10.0.0.1", Local: true, Memtest: "memtest86+", Entries: []Entry{
+		entry("debian-12@3", "", "console=ttyS0,115200"), entry("slc68@1", ""), entry("debian-12@2", older), entry("debian-12@1", older),
+		{Label: "rescue-debian-12@3", Title: "debian-12@3", Kernel: "debian-12/3/vmlinuz", Initrd: "debian-12/3/initrd.img", Submenu: "Rescue shells", Cmdline: []string{"rd.break"}}}},
+	"other-port":    {Title: "netroot", Serial: "ttyS1,9600", Seconds: -1, Memtest: "memtest86+", Entries: []Entry{entry("debian-12@1", "")}},
+	"no-port":       {Title: "netroot", Serial: "none", Seconds: 60, Memtest: "memtest86+", Entries: []Entry{entry("debian-12@1", "")}},
+	"signs":         {Title: "a && reboot || b ; c ${net0/mac} # d", Entries: []Entry{entry("debian-12@1", "")}},
+	"direct":        {Title: "netroot", Direct: true, Entries: []Entry{entry("debian-12@3", "", "netroot.hostname=alpha")}},
 	"empty":         {Title: "netroot 10.0.0.1", Local: true, Note: "No image is current. Make one: netroot build RECIPE"},
 	"ignored":       {Local: true},
 	"odd-titles":    {Title: "a^b\nSERIAL 1", Seconds: 10, Entries: []Entry{{Label: "x@1", Title: "ディスクレス\tx " + strings.Repeat("long ", 30), Kernel: "x/1/vmlinuz", Initrd: "x/1/initrd.img"}}},
-	"one-of-a-kind": {Title: "netroot", Entries: []Entry{entry("debian-12@1", false)}},
+	"one-of-a-kind": {Title: "netroot", Entries: []Entry{entry("debian-12@1", "")}},
 }
 
 func TestTexts(t *testing.T) {
 	for name, m := range menus {
-		text, err := m.Text()
+		text, err := m.Text("")
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -36,7 +42,13 @@ func TestTexts(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		for file, got := range map[string]string{name + ".cfg": text, name + ".ipxe": script} {
+		files := map[string]string{name + ".cfg": text, name + ".ipxe": script}
+		if name == "several" || name == "direct" {
+			if files[name+".http.cfg"], err = m.Text("http://10.0.0.1:80/"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for file, got := range files {
 			golden := filepath.Join("testdata", file)
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -52,7 +64,7 @@ func TestTexts(t *testing.T) {
 			}
 		}
 		// What holds for every configuration pxelinux reads.
-		if !strings.HasPrefix(text, "SERIAL 0 115200\n") {
+		if strings.HasPrefix(text, "SERIAL ") != (m.Serial != "none") || strings.Contains(text[1:], "SERIAL ") && name != "odd-titles" {
 			t.Errorf("%s: SERIAL is not the first directive", name)
 		}
 		for line := range strings.Lines(text) {
@@ -64,11 +76,11 @@ func TestTexts(t *testing.T) {
 }
 
 func TestCommandLineLimit(t *testing.T) {
-	e := entry("debian-12@3", false)
+	e := entry("debian-12@3", "")
 	room := maxCmdline - len("BOOT_IMAGE=debian-12/3/vmlinuz ") - len(strings.Join(e.Cmdline, " ")) - len(" initrd=debian-12/3/initrd.img") - len(" BOOTIF=01-aa-bb-cc-dd-ee-ff")
 	for n, ok := range map[int]bool{room - 1: true, room: false} {
-		e := entry("debian-12@3", false, strings.Repeat("x", n))
-		text, err := Menu{Direct: true, Entries: []Entry{e}}.Text()
+		e := entry("debian-12@3", "", strings.Repeat("x", n))
+		text, err := Menu{Direct: true, Entries: []Entry{e}}.Text("")
 		if (err == nil) != ok {
 			t.Errorf("an argument of %d bytes: %v", n, err)
 		}
@@ -81,25 +93,41 @@ func TestCommandLineLimit(t *testing.T) {
 	}
 }
 
+// Names with the address of the server in them count, too.
+func TestCommandLineLimitWithURLs(t *testing.T) {
+	const base = "http://10.0.0.1:80/"
+	e := entry("debian-12@3", "")
+	line := "BOOT_IMAGE=" + base + "debian-12/3/vmlinuz " + strings.Join(e.Cmdline, " ") + " initrd=" + base + "debian-12/3/initrd.img BOOTIF=01-aa-bb-cc-dd-ee-ff "
+	for n, ok := range map[int]bool{maxCmdline - len(line): true, maxCmdline - len(line) + 1: false} {
+		m := Menu{Direct: true, Entries: []Entry{entry("debian-12@3", "", strings.Repeat("x", n))}}
+		if _, err := m.Text(base); (err == nil) != ok {
+			t.Errorf("an argument of %d bytes: %v", n, err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for name, m := range map[string]Menu{
-		"new line in an argument": {Entries: []Entry{entry("a@1", false, "x\nLABEL evil")}},
+		"new line in an argument": {Entries: []Entry{entry("a@1", "", "x\nLABEL evil")}},
 		"space in a path":         {Entries: []Entry{{Label: "a@1", Kernel: "my image/vmlinuz", Initrd: "i"}}},
 		"no kernel":               {Entries: []Entry{{Label: "a@1", Initrd: "i"}}},
-		"twice the same":          {Entries: []Entry{entry("a@1", false), entry("a@1", true)}},
-		"in a direct boot":        {Direct: true, Entries: []Entry{entry("a@1", false, "x\ry")}},
+		"twice the same":          {Entries: []Entry{entry("a@1", ""), entry("a@1", older)}},
+		"in a direct boot":        {Direct: true, Entries: []Entry{entry("a@1", "", "x\ry")}},
 	} {
-		if text, err := m.Text(); err == nil {
+		if text, err := m.Text(""); err == nil {
 			t.Errorf("%s was written:\n%s", name, text)
 		}
 	}
-	direct := Menu{Direct: true, Entries: []Entry{entry("a@1", false, "x=${net0/ip}")}}
+	direct := Menu{Direct: true, Entries: []Entry{entry("a@1", "", "x=${net0/ip}")}}
 	if text, err := direct.IPXEScript("tftp://10.0.0.1/"); err == nil {
 		t.Errorf("iPXE would expand this:\n%s", text)
 	}
 	for _, base := range []string{"", "http://10.0.0.1", "http://10.0.0.1/a b/"} {
 		if _, err := menus["direct"].IPXEScript(base); err == nil {
 			t.Errorf("base %q was taken", base)
+		}
+		if _, err := menus["direct"].Text(base); err == nil && base != "" {
+			t.Errorf("base %q was taken for lpxelinux", base)
 		}
 	}
 }

@@ -1,19 +1,23 @@
 // Package tftpboot makes the tree of files that machines load: the boot loader, its configuration for each machine, and the
 // kernels and initramfses of all generations.
 //
-//	pxelinux.0 ldlinux.c32 libcom32.c32 libutil.c32 menu.c32
+//	pxelinux.0 ldlinux.c32 libcom32.c32 libutil.c32 menu.c32   and, where the store has them, lpxelinux.0 memtest86+
 //	pxelinux.cfg/01-aa-bb-cc-dd-ee-ff    what this machine may boot
+//	pxelinux.cfg/UUID                    the same, for a UUID that the policy lists
+//	pxelinux.cfg/C0A80252                the same, for an address that the policy lists
 //	pxelinux.cfg/default                 what an unknown machine may boot
 //	boot.ipxe, ipxe/01-aa-bb-…           the same for iPXE
 //	IMAGE/GENERATION/{vmlinuz,initrd.img}
 //
 // The same tree is served as an fs.FS, where the configuration is made when it is asked for, and written to a folder for
 // somebody else's TFTP server. The fs.FS opens only the names above, so nothing else of the store is in reach; it lists no
-// folders. A tree holds the address that its clients know the server by, so there is one per address.
+// folders, and does not know the shortened addresses by which pxelinux asks for the configuration of a whole network. A tree
+// holds the address that its clients know the server by, so there is one per address.
 package tftpboot
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -33,8 +37,11 @@ import (
 	"netroot/builder/store"
 )
 
-// LoaderFiles are the parts of pxelinux that booting needs.
-var loaderFiles = []string{"pxelinux.0", "ldlinux.c32", "libcom32.c32", "libutil.c32", "menu.c32"}
+// loaderFiles are the parts of pxelinux that booting needs, extraFiles what some policies and menus name.
+var (
+	loaderFiles = []string{"pxelinux.0", "ldlinux.c32", "libcom32.c32", "libutil.c32", "menu.c32"}
+	extraFiles  = []string{httpLoader, memtest}
+)
 
 // LoaderFiles returns the names of the boot loader's files.
 func LoaderFiles() []string { return slices.Clone(loaderFiles) }
@@ -46,6 +53,8 @@ const (
 	parts      = store.PartKernel + " " + store.PartInitramfs
 	ether      = "01-" // ARP's hardware type 1 in front of the address
 	maxOld     = 8     // older generations listed per image
+	httpLoader = "lpxelinux.0"
+	memtest    = "memtest86+"
 )
 
 // A Store is what is needed of builder/store.
@@ -93,7 +102,7 @@ func (v *view) open(name string) (fs.File, error) {
 	}
 	dir, base, _ := strings.Cut(name, "/")
 	switch {
-	case slices.Contains(loaderFiles, name):
+	case slices.Contains(loaderFiles, name), slices.Contains(extraFiles, name):
 		return v.tree.openLoader(name)
 	case name == bootScript:
 		return v.script(v.asking, name)
@@ -113,24 +122,55 @@ func (v *view) open(name string) (fs.File, error) {
 	return nil, fs.ErrNotExist
 }
 
-// machine reads the name of a configuration file.
+// machine reads the name of a configuration file. pxelinux asks by UUID first, then by MAC, then by address: what nobody
+// lists is not found, so that it asks on.
 func (v *view) machine(name string) (host.Machine, bool) {
 	m := v.asking
 	if name == "default" {
 		return m, true
 	}
-	rest, ok := strings.CutPrefix(name, ether)
-	mac, err := net.ParseMAC(rest)
-	if !ok || err != nil || len(mac) != 6 || fileName(mac) != name {
-		return m, false
+	if rest, ok := strings.CutPrefix(name, ether); ok {
+		mac, err := net.ParseMAC(rest)
+		m.MAC = mac
+		return m, err == nil && len(mac) == 6 && fileName(mac) == name
 	}
-	m.MAC = mac
-	return m, true
+	if id, err := host.ParseUUID(name); err == nil && id == name {
+		m.UUID = id
+		return m, v.listed(host.Machine{UUID: id})
+	}
+	if b, err := hex.DecodeString(name); err == nil && len(b) == 4 && strings.ToUpper(name) == name {
+		a := netip.AddrFrom4([4]byte(b))
+		own := m.MAC != nil && m.Address == a
+		m.Address = a
+		return m, own || v.listed(host.Machine{Address: a})
+	}
+	return m, false
 }
+
+// listed tells whether the policy knows a machine by name.
+func (v *view) listed(m host.Machine) bool { return v.tree.Decide(m).Name != "" }
 
 // fileName is what pxelinux calls a machine: lower case, with dashes.
 func fileName(mac net.HardwareAddr) string {
 	return ether + strings.ReplaceAll(mac.String(), ":", "-")
+}
+
+// configNames are the names by which pxelinux asks for the configuration of m.
+func configNames(m host.Machine) []string {
+	var names []string
+	if m.MAC != nil {
+		names = append(names, fileName(m.MAC))
+	}
+	if m.UUID != "" {
+		names = append(names, m.UUID)
+		if other := host.Swapped(m.UUID); other != m.UUID {
+			names = append(names, other)
+		}
+	}
+	if m.Address.Is4() {
+		names = append(names, strings.ToUpper(hex.EncodeToString(m.Address.AsSlice())))
+	}
+	return names
 }
 
 func (t *Tree) openLoader(name string) (fs.File, error) {
@@ -159,67 +199,90 @@ func (t *Tree) openPart(image, rest string) (fs.File, error) {
 }
 
 func (v *view) config(m host.Machine) (string, error) {
-	menu, err := v.menu(m)
+	d := v.decide(m)
+	menu, err := v.menu(m, d)
 	if err != nil {
 		return "", err
 	}
-	return menu.Text()
+	base := ""
+	if d.Loader == httpLoader && v.tree.HTTPPort != 0 {
+		base = v.tree.base(d.Server)
+	}
+	return menu.Text(base)
 }
 
 func (v *view) script(m host.Machine, name string) (fs.File, error) {
-	menu, err := v.menu(m)
+	d := v.decide(m)
+	menu, err := v.menu(m, d)
 	if err != nil {
 		return nil, err
 	}
-	text, err := menu.IPXEScript(v.base())
+	base := v.tree.base(d.Server)
+	text, err := menu.IPXEScript(base)
 	if err != nil {
 		return nil, err
 	}
 	if m.MAC == nil {
 		// Whoever did not come by our own offer still gets what is meant for this machine, if the server knows it.
-		text = strings.Replace(text, "#!ipxe\n", "#!ipxe\nchain "+v.base()+scriptDir+"/"+ether+"${netX/mac:hexhyp} ||\n", 1)
+		text = strings.Replace(text, "#!ipxe\n", "#!ipxe\nchain "+base+scriptDir+"/"+ether+"${netX/mac:hexhyp} ||\n", 1)
 	}
 	return memFile(name, text), nil
 }
 
-func (v *view) base() string {
-	if v.tree.HTTPPort == 0 {
-		return "tftp://" + v.server.String() + "/"
+// base is the URL of the tree.
+func (t *Tree) base(server netip.Addr) string {
+	if t.HTTPPort == 0 {
+		return "tftp://" + server.String() + "/"
 	}
-	return "http://" + netip.AddrPortFrom(v.server, uint16(v.tree.HTTPPort)).String() + "/"
+	return "http://" + netip.AddrPortFrom(server, uint16(t.HTTPPort)).String() + "/"
 }
 
 // ScriptURL returns what an iPXE client is offered as its boot file.
 func (t *Tree) ScriptURL(server netip.Addr, mac net.HardwareAddr) string {
-	v := &view{t, server, host.Machine{}}
-	return v.base() + scriptDir + "/" + fileName(mac)
+	return t.base(server) + scriptDir + "/" + fileName(mac)
+}
+
+// decide asks the policy; the decision has the server that m is told.
+func (v *view) decide(m host.Machine) host.Decision {
+	d := v.tree.Decide(m)
+	if !d.Server.IsValid() {
+		d.Server = v.server
+	}
+	return d
 }
 
 // menu turns the decision about a machine into what it may boot.
-func (v *view) menu(m host.Machine) (pxelinux.Menu, error) {
-	d := v.tree.Decide(m)
+func (v *view) menu(m host.Machine, d host.Decision) (pxelinux.Menu, error) {
+	menu := pxelinux.Menu{Title: "netroot " + d.Server.String(), Seconds: d.Menu.Seconds, Serial: d.Menu.Serial}
 	switch {
 	case d.Ignore, d.Local:
-		return pxelinux.Menu{Local: true}, nil // an ignored one came here by another server's offer, and boots what it has
+		menu.Local = true // an ignored one came here by another server's offer, and boots what it has
+		return menu, nil
 	case d.Image != "":
 		g, err := v.tree.Store.Resolve(d.Image)
-		if err != nil {
-			if v.tree.Log != nil {
-				v.tree.Log.Warn("refused", "service", "tftp", "mac", m.MAC.String(), "host", d.Name, "reason", "no image to boot: "+err.Error())
-			}
-			return pxelinux.Menu{Title: "netroot", Local: true, Note: err.Error()}, nil
+		if err == nil {
+			menu.Entries, menu.Direct = []pxelinux.Entry{v.entry(g, d)}, true
+			return menu, nil
 		}
-		return pxelinux.Menu{Title: "netroot", Entries: []pxelinux.Entry{v.entry(g, d)}, Direct: true}, nil
+		if v.tree.Log != nil {
+			v.tree.Log.Warn("refused", "service", "tftp", "mac", m.MAC.String(), "host", d.Name, "reason", "no image to boot: "+err.Error())
+		}
+		menu.Local, menu.Note = true, err.Error()
+		return menu, nil
 	}
-	return v.everything(d)
+	return menu, v.everything(&menu, d)
 }
 
-// everything lists all images, the one built last first, and their older generations.
-func (v *view) everything(d host.Decision) (pxelinux.Menu, error) {
-	menu := pxelinux.Menu{Title: "netroot " + v.server.String(), Local: true}
+// everything lists all images, the one built last first, and behind them their older generations and a shell in the initramfs
+// of each, for the day when a root does not start.
+func (v *view) everything(menu *pxelinux.Menu, d host.Decision) error {
+	menu.Local = true
+	if _, err := os.Stat(filepath.Join(v.tree.Loader, memtest)); err == nil {
+		menu.Memtest = memtest
+	}
 	images, err := v.tree.Store.Images()
 	if err != nil {
-		return menu, err
+		return err
 	}
 	var current, old []store.Generation
 	for _, image := range images {
@@ -246,13 +309,18 @@ func (v *view) everything(d host.Decision) (pxelinux.Menu, error) {
 	}
 	for _, g := range old {
 		e := v.entry(g, d)
-		e.Old = true
+		e.Submenu = "Older generations"
+		menu.Entries = append(menu.Entries, e)
+	}
+	for _, g := range current {
+		e := v.entry(g, d)
+		e.Submenu, e.Label, e.Cmdline = "Rescue shells", "rescue-"+e.Label, append(e.Cmdline, "rd.break")
 		menu.Entries = append(menu.Entries, e)
 	}
 	if len(current) == 0 {
 		menu.Note = "No image is current. Make one: netroot build RECIPE"
 	}
-	return menu, nil
+	return nil
 }
 
 func (v *view) entry(g store.Generation, d host.Decision) pxelinux.Entry {
@@ -262,7 +330,7 @@ func (v *view) entry(g store.Generation, d host.Decision) pxelinux.Entry {
 		Title:   g.Ref() + "  " + g.Manifest.Created.UTC().Format("2006-01-02 15:04"),
 		Kernel:  dir + store.PartKernel,
 		Initrd:  dir + store.PartInitramfs,
-		Cmdline: v.tree.Cmdline(v.server, g, d),
+		Cmdline: v.tree.Cmdline(d.Server, g, d),
 	}
 }
 

@@ -219,7 +219,7 @@ func TestWrite(t *testing.T) {
 	tree, st := newTree(t)
 	dir := filepath.Join(t.TempDir(), "srv", "tftp")
 	ctx := context.Background()
-	macs := []net.HardwareAddr{alpha}
+	machines := []host.Machine{{MAC: alpha}}
 	if err := os.MkdirAll(filepath.Join(dir, "debian-12"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestWrite(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	done, err := tree.Write(ctx, dir, server, macs)
+	done, err := tree.Write(ctx, dir, server, machines)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestWrite(t *testing.T) {
 	if len(files) != 15+2+1 {
 		t.Errorf("%d files", len(files))
 	}
-	again, err := tree.Write(ctx, dir, server, macs)
+	again, err := tree.Write(ctx, dir, server, machines)
 	if err != nil || again.New != 0 || again.Removed != 0 {
 		t.Errorf("a second run: %+v, %v", again, err)
 	}

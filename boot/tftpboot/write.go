@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,13 +36,13 @@ type Written struct {
 }
 
 // Write lays the tree out in the folder dir, for the TFTP server of somebody else, whose clients reach this program's NFS
-// server as server. macs are the machines that get a configuration of their own.
+// server as server. The machines get a configuration of their own.
 //
 // It can be run again at any time, also while machines boot: each file is replaced at once or not at all, kernels come
 // before the configurations that name them, and what is no longer needed goes last. A file that is in the way and was not
 // written by Write is an error, and then nothing is changed. Files are copied, not linked to the store, because a TFTP
 // server must be able to read them and the store is closed to others.
-func (t *Tree) Write(ctx context.Context, dir string, server netip.Addr, macs []net.HardwareAddr) (Written, error) {
+func (t *Tree) Write(ctx context.Context, dir string, server netip.Addr, machines []host.Machine) (Written, error) {
 	var done Written
 	if !server.Is4() || server.IsUnspecified() || server.IsLoopback() {
 		return done, fmt.Errorf("write boot tree: %v is not an IPv4 address that clients can reach this server by", server)
@@ -61,7 +61,7 @@ func (t *Tree) Write(ctx context.Context, dir string, server netip.Addr, macs []
 	}
 	// Scripts for iPXE need a URL, and the address of the other TFTP server is not known: they load kernels from this one.
 	view := &view{t, server, host.Machine{Near: server}}
-	names, err := t.names(macs)
+	names, err := t.names(machines)
 	if err != nil {
 		return done, fmt.Errorf("write boot tree: %w", err)
 	}
@@ -106,7 +106,7 @@ func (t *Tree) Write(ctx context.Context, dir string, server netip.Addr, macs []
 }
 
 // names lists every file of the tree, those first that others name.
-func (t *Tree) names(macs []net.HardwareAddr) ([]string, error) {
+func (t *Tree) names(machines []host.Machine) ([]string, error) {
 	var names []string
 	images, err := t.Store.Images()
 	if err != nil {
@@ -127,8 +127,18 @@ func (t *Tree) names(macs []net.HardwareAddr) ([]string, error) {
 		}
 	}
 	names = append(names, loaderFiles...)
-	for _, mac := range macs {
-		names = append(names, configDir+"/"+fileName(mac), scriptDir+"/"+fileName(mac))
+	for _, name := range extraFiles {
+		if _, err := os.Stat(filepath.Join(t.Loader, name)); err == nil {
+			names = append(names, name)
+		}
+	}
+	for _, m := range machines {
+		for _, name := range configNames(m) {
+			names = append(names, configDir+"/"+name)
+		}
+		if m.MAC != nil {
+			names = append(names, scriptDir+"/"+fileName(m.MAC))
+		}
 	}
 	return append(names, configDir+"/default", bootScript), nil
 }
@@ -271,14 +281,17 @@ func parseManifest(data []byte) []string {
 	return names
 }
 
+// configName is how configurations are called: default, and by MAC, UUID and address.
+var configName = regexp.MustCompile(`^(default|01-[^/]*|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9A-F]{8})$`)
+
 // ours tells whether a tree can hold a file of this name.
 func ours(name string) bool {
 	dir, rest, _ := strings.Cut(name, "/")
 	switch {
-	case slices.Contains(loaderFiles, name) || name == bootScript:
+	case slices.Contains(loaderFiles, name) || slices.Contains(extraFiles, name) || name == bootScript:
 		return true
-	case dir == configDir || dir == scriptDir:
-		return rest == "default" || strings.HasPrefix(rest, ether) && !strings.Contains(rest, "/")
+	case dir == configDir && configName.MatchString(rest), dir == scriptDir && strings.HasPrefix(rest, ether) && !strings.Contains(rest, "/"):
+		return true
 	}
 	gen, part, _ := strings.Cut(rest, "/")
 	_, err := strconv.Atoi(gen)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -35,13 +34,7 @@ The roots are still served by 'netroot serve' at ADDRESS. Run it again after eve
 				return err
 			}
 			tree := &tftpboot.Tree{Store: s, Loader: s.LoaderDir(), Decide: policy.Decide, NFSPort: ports.NFS, HTTPPort: ports.HTTP}
-			var macs []net.HardwareAddr
-			for _, h := range policy.Hosts {
-				if !h.Disabled {
-					macs = append(macs, h.MACs...)
-				}
-			}
-			done, err := tree.Write(cmd.Context(), args[0], address, macs)
+			done, err := tree.Write(cmd.Context(), args[0], address, policy.Machines())
 			if err != nil {
 				return err
 			}

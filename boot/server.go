@@ -6,17 +6,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
 	"netroot/boot/host"
 	"netroot/boot/httpd"
+	"netroot/boot/neighbor"
 	"netroot/boot/nfs"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftp"
@@ -55,14 +56,20 @@ type service struct {
 // Run opens every listener and serves until ctx ends, which is no error, or until one service fails. When a port
 // cannot be had nothing is served at all.
 func (s *Server) Run(ctx context.Context) error {
-	log := s.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	if err := s.checkInterfaces(); err != nil {
+	neighbors, err := neighbor.Open()
+	if err != nil {
 		return err
 	}
-	services, err := s.listen(ctx, log)
+	defer neighbors.Close()
+	guard := &guard{neighbors: neighbors, decide: s.Policy.Decide}
+	log := slog.New(slog.DiscardHandler)
+	if s.Log != nil {
+		log = slog.New(newJournal(s.Log.Handler(), guard.name))
+	}
+	if err := checkInterfaces(s.Policy.Policy().Interfaces, neighbors.Links(), log); err != nil {
+		return err
+	}
+	services, err := s.listen(ctx, guard, log)
 	if err != nil {
 		return err
 	}
@@ -87,22 +94,31 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// checkInterfaces finds names of interfaces that do not exist: a typing error there would mean silence.
-func (s *Server) checkInterfaces() error {
-	for _, name := range s.Policy.Policy().Interfaces {
-		if _, err := net.InterfaceByName(name); err != nil {
-			var have []string
-			all, _ := net.Interfaces()
-			for _, i := range all {
-				have = append(have, i.Name)
-			}
-			return fmt.Errorf("interface %s: %w; this machine has %v", name, err, have)
+// checkInterfaces looks for the interfaces to serve. One that is not there may come later, so it is only a warning; when none
+// is there, it is rather a typing error.
+func checkInterfaces(names []string, links []neighbor.Link, log *slog.Logger) error {
+	var have, missing []string
+	for _, l := range links {
+		have = append(have, l.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(have, name) {
+			missing = append(missing, name)
 		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if len(missing) == len(names) {
+		return fmt.Errorf("serve on %s: no such interface; this machine has %s", strings.Join(missing, ", "), strings.Join(have, ", "))
+	}
+	for _, name := range missing {
+		log.Warn("missing", "interface", name, "reason", "there is no such interface now; it is served when it comes. This machine has "+strings.Join(have, ", "))
 	}
 	return nil
 }
 
-func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []service, err error) {
+func (s *Server) listen(ctx context.Context, guard *guard, log *slog.Logger) (services []service, err error) {
 	defer func() {
 		if err != nil {
 			for _, sv := range services {
@@ -111,9 +127,7 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 		}
 	}()
 	tree := &tftpboot.Tree{Log: log, Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
-	files := func(client, local netip.Addr) fs.FS {
-		return tree.FS(local, host.Machine{Interface: interfaceOf(local), Address: client, Near: local})
-	}
+	files := guard.files(tree)
 
 	if s.Ports.DHCP != 0 {
 		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
@@ -146,7 +160,7 @@ func (s *Server) listen(ctx context.Context, log *slog.Logger) (services []servi
 		if err != nil {
 			return services, taken("NFS", s.Ports.NFS, "nfs", err)
 		}
-		n := &nfs.Server{Exports: &exports{store: s.Store}, Log: log}
+		n := &nfs.Server{Exports: &exports{store: s.Store}, Admit: guard.connections, Log: log}
 		services = append(services, service{"nfs", l.Addr(), func(ctx context.Context) error { return n.Serve(ctx, l) }, l.Close})
 		if pm, ok := s.portmap(n, log); ok {
 			services = append(services, pm)
@@ -184,24 +198,4 @@ func taken(name string, port int, flag string, err error) error {
 		return fmt.Errorf("port %d for %s needs root: %w; run with sudo, or give another --%s-port", port, name, err, flag)
 	}
 	return fmt.Errorf("listen for %s: %w", name, err)
-}
-
-// interfaceOf names the interface that has a local address, "" when none has.
-func interfaceOf(local netip.Addr) string {
-	all, err := net.Interfaces()
-	if err != nil {
-		return ""
-	}
-	for _, i := range all {
-		addresses, err := i.Addrs()
-		if err != nil {
-			continue
-		}
-		for _, a := range addresses {
-			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == local {
-				return i.Name
-			}
-		}
-	}
-	return ""
 }

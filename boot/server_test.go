@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +17,7 @@ import (
 	pin "github.com/pin/tftp/v3"
 
 	"netroot/boot/host"
+	"netroot/boot/neighbor"
 	"netroot/builder/store"
 )
 
@@ -131,7 +133,27 @@ func TestServerPortTaken(t *testing.T) {
 
 func TestServerUnknownInterface(t *testing.T) {
 	err := (&Server{Store: openStore(t), Policy: host.Fixed(host.Default().On([]string{"nosuch0"})), Ports: Ports{HTTP: freePort(t)}}).Run(context.Background())
-	if err == nil || !strings.Contains(err.Error(), "interface nosuch0") || !strings.Contains(err.Error(), "lo") {
+	if err == nil || !strings.Contains(err.Error(), "serve on nosuch0: no such interface") || !strings.Contains(err.Error(), "lo") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// An interface that is missing beside others is said aloud, and served when it comes.
+func TestCheckInterfaces(t *testing.T) {
+	links := []neighbor.Link{{Name: "lo"}, {Name: "eno1"}}
+	for _, c := range []struct{ names, fails, warns string }{
+		{"", "", ""},
+		{"eno1", "", ""},
+		{"eno1 eno7", "", "interface=eno7"},
+		{"eno7 eno8", "serve on eno7, eno8: no such interface; this machine has lo, eno1", ""},
+	} {
+		var said strings.Builder
+		err := checkInterfaces(strings.Fields(c.names), links, slog.New(slog.NewTextHandler(&said, nil)))
+		if c.fails == "" && err != nil || c.fails != "" && (err == nil || err.Error() != c.fails) {
+			t.Errorf("%q: %v", c.names, err)
+		}
+		if !strings.Contains(said.String(), c.warns) || (said.Len() > 0) != (c.warns != "") {
+			t.Errorf("%q: said %q", c.names, &said)
+		}
 	}
 }

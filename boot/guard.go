@@ -1,0 +1,82 @@
+package boot
+
+import (
+	"context"
+	"io/fs"
+	"net"
+	"net/netip"
+
+	"netroot/boot/host"
+	"netroot/boot/neighbor"
+	"netroot/boot/tftpboot"
+)
+
+// A guard lets in who belongs here. TFTP, HTTP and NFS know a client by its address only; the guard finds the machine behind
+// it by the MAC that the network names, and asks the policy. A machine that is behind a router has no MAC that could be seen,
+// and is found by its address.
+//
+// Who asks from this very machine gets what the policy gives to machines that are not listed, so that with "default: ignore"
+// a user here who may not read the store cannot have it from the server.
+type guard struct {
+	neighbors *neighbor.Table
+	decide    func(host.Machine) host.Decision
+}
+
+// refusal is why a client is not let in.
+type refusal string
+
+func (r refusal) Error() string        { return string(r) }
+func (r refusal) Is(target error) bool { return target == fs.ErrPermission }
+
+// machine is what the policy is asked about.
+func machine(p neighbor.Peer, local netip.Addr) host.Machine {
+	if p.Self {
+		return host.Machine{}
+	}
+	return host.Machine{MAC: p.MAC, Interface: p.Link.Name, Address: p.Client, Near: local}
+}
+
+// admit asks who a client is and whether it is let in. It may take a moment, when the network has to be asked; a machine that
+// has just made a connection has its MAC in the kernel's table.
+func (g *guard) admit(client, local netip.Addr) (host.Machine, error) {
+	p := g.neighbors.Locate(context.Background(), client, local)
+	m := machine(p, local)
+	d := g.decide(m)
+	switch {
+	case !d.Ignore:
+		return m, nil
+	case p.Self:
+		return m, refusal("asked from this machine itself: " + d.Reason)
+	case p.Near && p.MAC == nil:
+		return m, refusal(d.Reason + "; it did not tell its MAC address")
+	}
+	return m, refusal(d.Reason)
+}
+
+// files are the tree for the clients that are let in.
+func (g *guard) files(tree *tftpboot.Tree) func(client, local netip.Addr) fs.FS {
+	return func(client, local netip.Addr) fs.FS {
+		m, err := g.admit(client, local)
+		if err != nil {
+			return closed{err}
+		}
+		return tree.FS(local, m)
+	}
+}
+
+// connections says why a client gets no connection, nil when it gets one.
+func (g *guard) connections(client, local netip.Addr) error {
+	_, err := g.admit(client, local)
+	return err
+}
+
+// name tells at once what is known of a client, for records of what it did.
+func (g *guard) name(client netip.Addr) (mac net.HardwareAddr, name string) {
+	p := g.neighbors.Known(client, netip.Addr{})
+	return p.MAC, g.decide(machine(p, netip.Addr{})).Name
+}
+
+// closed is the tree for those who are not let in.
+type closed struct{ err error }
+
+func (c closed) Open(string) (fs.File, error) { return nil, c.err }

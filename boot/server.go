@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,12 +141,16 @@ func (s *Server) listen(ctx context.Context, guard *guard, log *slog.Logger) (se
 		}
 	}
 	if s.Ports.TFTP != 0 {
-		conn, err := tftp.Listen(ctx, uint16(s.Ports.TFTP))
+		state, err := tftp.OpenState(filepath.Join(s.Store.Dir(), "tftp.state"))
+		if err != nil { // then transfers end with this process, and that is all
+			log.Warn("not kept", "service", "tftp", "reason", err.Error())
+		}
+		l, err := tftp.Listen(ctx, uint16(s.Ports.TFTP), state)
 		if err != nil {
 			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
 		}
 		t := &tftp.Server{FS: files, Interfaces: s.Policy.Policy().Interfaces, Log: log}
-		services = append(services, service{"tftp", conn.LocalAddr(), func(ctx context.Context) error { return t.Serve(ctx, conn) }, conn.Close})
+		services = append(services, service{"tftp", l.Addr(), func(ctx context.Context) error { return t.Serve(ctx, l) }, l.Close})
 	}
 	if s.Ports.HTTP != 0 {
 		l, err := net.Listen("tcp4", ":"+strconv.Itoa(s.Ports.HTTP))

@@ -1,9 +1,14 @@
-// Package tftp serves files to boot ROMs and boot loaders (RFC 1350, with the options blksize and tsize of RFC 2348 and
-// 2349), read-only, over pin/tftp.
+// Package tftp serves files to boot ROMs and boot loaders, read-only: RFC 1350 with the options of RFC 2347, blksize (2348), tsize
+// and timeout (2349), and windowsize (7440).
 //
-// What that library decides, this package has to live with: there is no windowsize and no timeout option (both are left
-// out of the acknowledgement, as a server that does not know them does), a blksize below 512 becomes 512, and every
-// error it sends has code 1. Where another code is right, that one is sent first, so clients see it.
+// There is one socket for requests, and one port for all transfers, whatever their number: the client sees a transfer ID that is
+// always the same, which is all that RFC 1350 asks for. Packets are received and sent many at a time, and no transfer has a
+// goroutine, a socket or a descriptor of its own. With a State a server that was killed is replaced by one that goes on with the
+// transfers, and no client notices.
+//
+// Its limits: Linux, IPv4, reading only. Files that are not on disk, or asked for in text mode, are held in memory and have at most
+// 4 MiB. An answer leaves from the address that was asked; a client that changes its own address or port begins anew. Multicast
+// (RFC 2090) is not there.
 package tftp
 
 import (
@@ -11,272 +16,334 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
-	"path"
+	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
-	pin "github.com/pin/tftp/v3"
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// Blocks are at most this much smaller than the MTU: 20 bytes of IP, 8 of UDP, 4 of TFTP. ROMs cannot reassemble
-	// fragments. The library subtracts only 28.
-	overhead       = 32
-	minBlock       = 513
-	resendAfter    = time.Second
-	resends        = 15
-	shutdownGrace  = 2 * time.Second
-	errAccess      = 2 // RFC 1350: access violation
-	maxEventName   = 255
-	maxRefusalText = 200
+	// Blocks are at most this much smaller than the MTU: 20 bytes of IP, 8 of UDP, 4 of TFTP. ROMs cannot reassemble fragments.
+	overhead      = 32
+	shutdownGrace = 2 * time.Second
+	maxEventName  = 255
+	maxErrorText  = 200
+	askers        = 4  // requests that are looked at together: opening a file may take time
+	diskReaders   = 16 // transfers that wait for the disk together
+
+	defaultTransfers = 8192
+	defaultPerClient = 1024
 )
 
 // A Server answers read requests.
 type Server struct {
-	// FS returns the tree that a client sees at the address local of this machine.
+	// FS returns the tree that a client sees at the address local of this machine. Where opening a file fails with fs.ErrPermission
+	// the client hears of an access violation.
 	FS func(client, local netip.Addr) fs.FS
-	// Interfaces are the ones clients come in on; empty means all. Their smallest MTU limits the block size.
+	// Interfaces are the ones clients come in on, besides loopback; empty means all.
 	Interfaces []string
+	// Transfers at once, in all and of one address; 0 means 8192 and 1024.
+	MaxTransfers, MaxPerClient int
 	// Log gets one record per transfer and refusal; nil is silent.
 	Log *slog.Logger
+
+	running atomic.Pointer[serving]
+	stats   counters
 }
 
-// Listen opens the UDP socket for Serve on every address. From its first packet on it tells which address was asked, and
-// so by which interface: without that a request that comes in while the server starts would get blocks of 512 bytes.
-func Listen(ctx context.Context, port uint16) (*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var failed error
-		err := c.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) })
-		return errors.Join(err, failed)
-	}}
-	conn, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))))
-	if err != nil {
-		return nil, err
+type counters struct {
+	requests, refused, malformed, reads, aborted, probes, bytes, retransmits, cold atomic.Uint64
+	active                                                                         atomic.Int64
+}
+
+// Stats counts since the server was made.
+type Stats struct {
+	Requests    uint64 // read and write requests
+	Refused     uint64 // of these, the ones not served
+	Malformed   uint64 // packets that are no request
+	Reads       uint64 // transfers that ended well
+	Aborted     uint64
+	Probes      uint64 // transfers the client ended before it had a byte
+	Active      int    // transfers now
+	Bytes       uint64 // of files, sent
+	Retransmits uint64 // data packets sent again
+	Cold        uint64 // reads that had to wait for the disk
+}
+
+// Stats returns the counters as they are now.
+func (s *Server) Stats() Stats {
+	c := &s.stats
+	return Stats{c.requests.Load(), c.refused.Load(), c.malformed.Load(), c.reads.Load(), c.aborted.Load(), c.probes.Load(),
+		int(c.active.Load()), c.bytes.Load(), c.retransmits.Load(), c.cold.Load()}
+}
+
+// A Transfer is one that runs.
+type Transfer struct {
+	Client     netip.AddrPort
+	File       string // as the client wrote it
+	Sent, Size int64  // Sent is what the client has
+	Start      time.Time
+}
+
+// Transfers returns those that run now.
+func (s *Server) Transfers() []Transfer {
+	run := s.running.Load()
+	if run == nil {
+		return nil
 	}
-	return conn.(*net.UDPConn), nil
+	var all []Transfer
+	for _, r := range run.reactors {
+		r.mu.Lock()
+		for _, t := range r.active {
+			if !t.opening {
+				all = append(all, Transfer{t.client, t.asked, t.bytes(), t.src.size, t.start})
+			}
+		}
+		r.mu.Unlock()
+	}
+	return all
 }
 
-// Serve answers on conn, usually port 69, until ctx ends. Then it closes conn, gives transfers under way a short while to
-// end, and returns nil. Answers leave from the address that was asked, each transfer from a port of its own.
-func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
+// serving is a Server at work.
+type serving struct {
+	*Server
+	ctx      context.Context
+	log      *slog.Logger
+	l        *Listener
+	state    *State
+	port     uint16 // of requests
+	links    links
+	reactors []*reactor
+	files    sources
+	fetchers sync.WaitGroup
+	disk     chan struct{}
+	wake     chan struct{} // the first transfer came
+}
+
+// Serve answers on l until ctx ends; then it closes l and returns nil. With a State it leaves transfers to the next server; without,
+// it gives them a short while to end.
+func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	log := s.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &handler{server: s, ctx: ctx, log: log.With("service", "tftp")}
-	h.pin = pin.NewServer(h.read, h.write)
-	h.pin.SetTimeout(resendAfter)
-	h.pin.SetRetries(resends)
-	h.pin.SetBackoff(func(int) time.Duration { return 0 })
-	h.limitBlocks()
-	done := make(chan error, 1)
-	go func() { done <- h.pin.Serve(conn) }()
+	links, err := newLinks()
+	if err != nil {
+		return err
+	}
+	defer links.close()
+	run := &serving{Server: s, ctx: context.WithoutCancel(ctx), log: log.With("service", "tftp"), l: l, state: l.state, links: links,
+		port: uint16(l.requests.LocalAddr().(*net.UDPAddr).Port), disk: make(chan struct{}, diskReaders), wake: make(chan struct{}, 1)}
+	for _, sock := range l.data {
+		run.reactors = append(run.reactors, newReactor(run, sock))
+	}
+	s.running.Store(run)
+	defer s.running.Store(nil)
+	return run.serve(ctx)
+}
+
+func (s *serving) serve(ctx context.Context) error {
+	saved := s.expect() // before the first packet is answered
+	failed := make(chan error, len(s.reactors)+askers)
+	var threads, clock sync.WaitGroup
+	for _, r := range s.reactors {
+		threads.Go(func() {
+			if err := r.run(); err != nil {
+				failed <- err
+			}
+		})
+	}
+	ticking, stopTicking := context.WithCancel(context.Background())
+	clock.Go(func() { s.ticks(ticking) })
+	for range askers {
+		threads.Go(func() {
+			if err := s.ask(); err != nil {
+				failed <- err
+			}
+		})
+	}
+	threads.Go(func() { s.resume(saved) })
+
+	var err error
 	select {
-	case err := <-done:
-		if err == nil || ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("serve TFTP on %v: %w", conn.LocalAddr(), err)
+	case err = <-failed:
 	case <-ctx.Done():
 	}
-	conn.Close()
-	ended := make(chan struct{})
-	go func() {
-		h.pin.Shutdown() // waits for clients that may have gone
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-time.After(shutdownGrace):
+	_ = s.l.requests.SetReadDeadline(time.Unix(1, 0)) // no more requests
+	if s.state == nil && err == nil {
+		for end := time.Now().Add(shutdownGrace); s.stats.active.Load() > 0 && time.Now().Before(end); {
+			time.Sleep(tick)
+		}
+	}
+	stopTicking()
+	clock.Wait()
+	for _, r := range s.reactors {
+		r.shut()
+	}
+	threads.Wait()
+	s.fetchers.Wait()
+	s.l.Close()
+	if err != nil {
+		return fmt.Errorf("serve TFTP on %v: %w", s.l.Addr(), err)
 	}
 	return nil
 }
 
-type handler struct {
-	server *Server
-	pin    *pin.Server
-	ctx    context.Context
-	log    *slog.Logger
+// own reports whether a port is one that a client cannot have: answers to it could go round for ever.
+func (s *serving) own(port uint16) bool { return port == 0 || port == s.port || port == s.l.port }
 
-	mu      sync.Mutex
-	limited time.Time
-}
-
-// limitBlocks tells the library the largest block that no interface has to fragment. It knows the interface of each request,
-// but forgets the four bytes of TFTP's own header. Addresses and MTUs change, so this is done again now and then.
-func (h *handler) limitBlocks() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if time.Since(h.limited) < 10*time.Second {
-		return
-	}
-	h.limited = time.Now()
-	ifis, err := net.Interfaces()
-	if err != nil {
-		return
-	}
-	if n := blockLimit(ifis, h.server.Interfaces); n >= minBlock {
-		h.pin.SetBlockSize(n)
+// count keeps the number of transfers, and starts the clock with the first one.
+func (s *serving) count(n int64) {
+	if s.stats.active.Add(n) == 1 && n > 0 {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// blockLimit returns the largest block for the interfaces that are up and chosen, 0 when there is none.
-func blockLimit(ifis []net.Interface, chosen []string) int {
-	n := 0
-	for _, ifi := range ifis {
-		if ifi.Flags&net.FlagUp == 0 || ifi.Flags&net.FlagLoopback != 0 || len(chosen) > 0 && !slices.Contains(chosen, ifi.Name) {
+// ticks runs the reactors' clocks while there are transfers.
+func (s *serving) ticks(ctx context.Context) {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			for _, r := range s.reactors {
+				r.expire(now)
+			}
+		}
+		if s.stats.active.Load() > 0 {
 			continue
 		}
-		if m := ifi.MTU - overhead; n == 0 || m < n {
-			n = m
+		t.Stop()
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		}
+		t.Reset(tick)
+	}
+}
+
+// ask reads requests until the socket is closed.
+func (s *serving) ask() error {
+	buf, oob := make([]byte, 2048), make([]byte, 128)
+	for {
+		n, oobn, _, from, err := s.l.requests.ReadMsgUDPAddrPort(buf, oob)
+		switch {
+		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case err != nil && !errors.Is(err, unix.ECONNREFUSED):
+			return err
+		case err == nil:
+			s.request(buf[:n], oob[:oobn], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 		}
 	}
-	return n
 }
 
-// A transfer is what the library tells about a request, whichever way the data goes.
-type transfer interface {
-	RemoteAddr() net.UDPAddr
-	LocalIP() net.IP
+// An arrival is how a packet came in.
+type arrival struct {
+	local     netip.Addr
+	iface     string
+	mtu       int
+	broadcast bool
 }
 
-func (h *handler) read(name string, to io.ReaderFrom) error {
-	h.limitBlocks()
-	start := time.Now()
-	t := to.(transfer)
-	client, local := addresses(t)
-	log := h.log.With("client", client.Addr().String(), "file", clip(name, maxEventName))
-	clean, err := Clean(name)
-	if err == nil && (!local.IsValid() || local.IsUnspecified()) {
-		err = errors.New("the request was a broadcast") // RFC 1123, section 4.2.3.5
-	}
-	if err != nil {
-		log.Info("refused", "reason", err.Error())
-		refuse(t, errAccess, err.Error())
-		return err
-	}
-	f, err := h.server.FS(client.Addr(), local).Open(clean)
-	if err == nil {
-		defer f.Close()
-		var st fs.FileInfo
-		if st, err = f.Stat(); err == nil && !st.Mode().IsRegular() {
-			err = fs.ErrNotExist
-		} else if err == nil {
-			to.(pin.OutgoingTransfer).SetSize(st.Size())
+// arrived reads the control message of a packet.
+func (s *serving) arrived(oob []byte) arrival {
+	a := arrival{mtu: defaultBlock + overhead}
+	messages, _ := unix.ParseSocketControlMessage(oob)
+	for _, m := range messages {
+		if m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= unix.SizeofInet4Pktinfo {
+			index := int(binary.NativeEndian.Uint32(m.Data))
+			a.local = netip.AddrFrom4([4]byte(m.Data[4:8]))
+			a.broadcast = a.local != netip.AddrFrom4([4]byte(m.Data[8:12]))
+			if name, mtu, err := s.links.link(index); err == nil {
+				a.iface, a.mtu = name, mtu
+			}
 		}
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		// Most of these are pxelinux looking for its configuration under ever shorter names.
-		log.Debug("refused", "reason", "not found")
-		return errors.New("file not found")
-	case err != nil:
-		log.Warn("refused", "reason", err.Error())
-		return errors.New("cannot read file")
-	}
-	n, err := to.ReadFrom(untilDone{h.ctx, f})
-	switch {
-	case err == nil:
-		log.Info("read", "bytes", n, "seconds", time.Since(start).Seconds())
-	case n == 0 && strings.Contains(err.Error(), "code="):
-		// The client ended the transfer by an error packet at the option acknowledgement: it wanted to know the size. UEFI
-		// and iPXE do. The library tells that from silence in words only.
-		log.Debug("probe", "reason", clip(err.Error(), maxRefusalText))
-	default:
-		log.Info("aborted", "bytes", n, "seconds", time.Since(start).Seconds(), "reason", clip(err.Error(), maxRefusalText))
-	}
-	return err
+	return a
 }
 
-func (h *handler) write(name string, from io.WriterTo) error {
-	t := from.(transfer)
-	client, _ := addresses(t)
-	err := errors.New("this server is read-only")
-	h.log.Info("refused", "client", client.Addr().String(), "file", clip(name, maxEventName), "reason", "write request: "+err.Error())
-	refuse(t, errAccess, err.Error())
-	return err
-}
-
-// refuse sends an error with its proper code, from a port of its own as RFC 1350 wants.
-func refuse(t transfer, code uint16, text string) {
-	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: t.LocalIP()})
-	if err != nil {
+// request answers a packet to the port for requests.
+func (s *serving) request(p, oob []byte, from netip.AddrPort) {
+	if s.own(from.Port()) || !from.Addr().Is4() {
+		s.stats.malformed.Add(1)
 		return
 	}
-	defer conn.Close()
-	p := binary.BigEndian.AppendUint16([]byte{0, 5}, code)
-	p = append(append(p, clip(text, maxRefusalText)...), 0)
-	to := t.RemoteAddr()
-	_, _ = conn.WriteToUDP(p, &to)
+	req, err := parse(p)
+	if errors.Is(err, errNoRequest) {
+		s.stats.malformed.Add(1)
+		return
+	}
+	s.stats.requests.Add(1)
+	in := s.arrived(oob)
+	log := s.log.With("client", from.Addr().String(), "file", clip(req.name, maxEventName))
+	refuse := func(level slog.Level, code uint16, text, reason string) {
+		s.stats.refused.Add(1)
+		log.Log(s.ctx, level, "refused", "reason", reason)
+		if text != "" {
+			s.say(from, in.local, errorPacket(code, text))
+		}
+	}
+	clean, nameErr := Clean(req.name)
+	switch {
+	case in.broadcast: // RFC 1123, section 4.2.3.5
+		refuse(slog.LevelDebug, 0, "", "the request was a broadcast")
+	case len(s.Interfaces) > 0 && in.iface != "" && !from.Addr().IsLoopback() && in.iface != "lo" && !slices.Contains(s.Interfaces, in.iface):
+		refuse(slog.LevelDebug, 0, "", "came in by "+in.iface+", which is not served")
+	case err != nil:
+		refuse(slog.LevelInfo, codeIllegal, err.Error(), err.Error())
+	case req.write:
+		refuse(slog.LevelInfo, codeAccess, "this server is read-only", "write request: this server is read-only")
+	case nameErr != nil:
+		refuse(slog.LevelInfo, codeAccess, nameErr.Error(), nameErr.Error())
+	default:
+		t := &transfer{key: keyOf(from), client: from, local: in.local, asked: req.name, packet: string(p), netascii: req.netascii,
+			opening: true, start: time.Now(), to: newDestination(from, in.local)}
+		r := s.reactors[reactorOf(t.key, len(s.reactors))]
+		if ok, reason := s.admit(r, t); reason != "" {
+			refuse(slog.LevelWarn, codeOther, "too many transfers, ask again later", reason)
+			return
+		} else if !ok {
+			return
+		}
+		src, err := s.files.get(s.FS(from.Addr(), in.local), clean, req.netascii)
+		if err == nil {
+			t.terms = negotiate(req, src.size, in.mtu-overhead)
+			t.gso = t.window > 1 && t.blksize+overhead <= in.mtu
+			log.Debug("started", "bytes", src.size, "blksize", t.blksize, "windowsize", t.window)
+			r.start(t, src)
+			return
+		}
+		r.drop(t)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			// Most of these are pxelinux looking for its configuration under ever shorter names.
+			refuse(slog.LevelDebug, codeNotFound, "file not found", "not found")
+		case errors.Is(err, fs.ErrPermission):
+			refuse(slog.LevelInfo, codeAccess, "access denied", err.Error())
+		default:
+			refuse(slog.LevelWarn, codeOther, "cannot read file", err.Error())
+		}
+	}
 }
 
-// Clean turns the name a client asks for into a path for an fs.FS. Firmware sends names with and without a leading slash,
-// with doubled ones (pxelinux, after a prefix) and with backslashes (Windows loaders). A name that would leave the tree is
-// an error, even where cleaning would bring it back.
-func Clean(name string) (string, error) {
-	p := strings.TrimLeft(strings.ReplaceAll(name, `\`, "/"), "/")
-	if slices.Contains(strings.Split(p, "/"), "..") {
-		return "", errors.New("the name leaves the served tree")
-	}
-	if strings.ContainsRune(p, 0) || p == "" {
-		return "", errors.New("not a file name")
-	}
-	p = path.Clean(p)
-	if !fs.ValidPath(p) {
-		return "", errors.New("not a file name")
-	}
-	return p, nil
-}
-
-// untilDone makes a reader fail once the server stops.
-type untilDone struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u untilDone) Read(p []byte) (int, error) {
-	if u.ctx.Err() != nil {
-		return 0, errors.New("the server is stopping")
-	}
-	return u.r.Read(p)
-}
-
-func addresses(t transfer) (client netip.AddrPort, local netip.Addr) {
-	a := t.RemoteAddr()
-	client = a.AddrPort()
-	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	if local, ok := netip.AddrFromSlice(t.LocalIP()); ok {
-		return client, local.Unmap()
-	}
-	return client, towards(client)
-}
-
-// towards returns the address this machine uses for a client, where a request does not tell which one it asked: it came in
-// between the opening of the socket and Serve. Connecting a UDP socket sends nothing.
-func towards(client netip.AddrPort) netip.Addr {
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(client))
-	if err != nil {
-		return netip.Addr{}
-	}
-	defer c.Close()
-	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
-}
-
-// clip shortens what a client sent before it goes into a log line.
-func clip(s string, n int) string {
-	s = strings.TrimRight(s, "\x00")
-	if len(s) > n {
-		return s[:n] + "…"
-	}
-	return s
+// say sends a packet that belongs to no transfer.
+func (s *serving) say(to netip.AddrPort, local netip.Addr, p []byte) {
+	r := s.reactors[reactorOf(keyOf(to), len(s.reactors))]
+	r.mu.Lock()
+	defer r.unlock()
+	r.say(to, local, p)
 }

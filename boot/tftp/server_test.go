@@ -54,7 +54,7 @@ func (e *events) wait(t *testing.T, want string) {
 // serve starts a server for fsys on every address, and returns its port.
 func serve(t *testing.T, fsys fs.FS) (port int, said *events) {
 	t.Helper()
-	conn, err := Listen(t.Context(), 0)
+	l, err := Listen(t.Context(), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,14 +62,14 @@ func serve(t *testing.T, fsys fs.FS) (port int, said *events) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	s := &Server{FS: func(_, _ netip.Addr) fs.FS { return fsys }, Log: slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	go func() { done <- s.Serve(ctx, conn) }()
+	go func() { done <- s.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return conn.LocalAddr().(*net.UDPAddr).Port, said
+	return l.Addr().(*net.UDPAddr).Port, said
 }
 
 func pattern(n int) []byte {
@@ -171,19 +171,11 @@ func (r *rom) receive() (op byte, rest []byte) {
 
 func TestOptions(t *testing.T) {
 	port, said := serve(t, fstest.MapFS{"pxelinux.0": {Data: pattern(42430)}})
-	ifis, err := net.Interfaces()
-	if err != nil {
-		t.Fatal(err)
-	}
-	largest := 65464 // RFC 2348; loopback takes it
-	if n := blockLimit(ifis, nil); n > 0 {
-		largest = n
-	}
 	for name, c := range map[string]struct{ words, want []string }{
-		"blksize too large":    {[]string{"pxelinux.0", "octet", "blksize", "65464"}, []string{"blksize", fmt.Sprint(largest)}},
+		"blksize too large":    {[]string{"pxelinux.0", "octet", "blksize", "65464"}, []string{"blksize", "65464"}},
 		"tsize":                {[]string{"pxelinux.0", "octet", "tsize", "0"}, []string{"tsize", "42430"}},
 		"blksize":              {[]string{"/pxelinux.0", "octet", "blksize", "1024"}, []string{"blksize", "1024"}},
-		"unknown ones ignored": {[]string{"pxelinux.0", "octet", "tsize", "0", "windowsize", "16", "x-y", "1"}, []string{"tsize", "42430"}},
+		"unknown ones ignored": {[]string{"pxelinux.0", "octet", "tsize", "0", "windowsize", "16", "x-y", "1", "rollover", "0"}, []string{"tsize", "42430", "windowsize", "16"}},
 	} {
 		r := newROM(t, "127.0.0.1", port)
 		r.request(1, c.words...)
@@ -210,7 +202,7 @@ func TestAbortInTheMiddle(t *testing.T) {
 	r.ack(1)
 	r.receive()
 	r.send([]byte("\x00\x05\x00\x03disk full\x00"))
-	said.wait(t, "msg=aborted service=tftp client=127.0.0.1 file=initrd.img bytes=1024")
+	said.wait(t, "msg=aborted service=tftp client=127.0.0.1 file=initrd.img bytes=512")
 	said.wait(t, "disk full")
 }
 
@@ -222,7 +214,7 @@ func TestLostPacketsAreSentAgain(t *testing.T) {
 	_, first := r.receive()
 	start := time.Now()
 	_, again := r.receive() // no acknowledgement was sent
-	if !bytes.Equal(first, again) || time.Since(start) > 2*resendAfter {
+	if !bytes.Equal(first, again) || time.Since(start) > 2*firstWait {
 		t.Error("the block did not come again in time")
 	}
 	r.ack(1)
@@ -284,7 +276,7 @@ func (broken) Open(string) (fs.File, error) { return nil, errors.New("disk error
 // Each address of a machine with several answers for itself, and is what the tree is asked with.
 func TestAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	t.Parallel()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{})
+	l, err := Listen(t.Context(), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,9 +285,9 @@ func TestAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	s := &Server{FS: func(client, local netip.Addr) fs.FS {
 		return fstest.MapFS{"who": {Data: []byte(client.String() + " asked " + local.String())}}
 	}}
-	go func() { done <- s.Serve(ctx, conn) }()
+	go func() { done <- s.Serve(ctx, l) }()
 	for _, addr := range []string{"127.0.0.1", "127.0.0.2", "127.5.5.5"} {
-		r := newROM(t, addr, conn.LocalAddr().(*net.UDPAddr).Port)
+		r := newROM(t, addr, l.Addr().(*net.UDPAddr).Port)
 		r.request(1, "who", "octet")
 		op, rest := r.receive()
 		r.ack(1)
@@ -304,7 +296,7 @@ func TestAnswersFromTheAddressThatWasAsked(t *testing.T) {
 		}
 	}
 	// One transfer hangs: its client has been switched off. Stopping does not wait for it long.
-	r := newROM(t, "127.0.0.1", conn.LocalAddr().(*net.UDPAddr).Port)
+	r := newROM(t, "127.0.0.1", l.Addr().(*net.UDPAddr).Port)
 	r.request(1, "who", "octet")
 	r.receive()
 	start := time.Now()
@@ -377,16 +369,16 @@ func TestForeignClients(t *testing.T) {
 
 // A request that came in before Serve does not say which address it asked.
 func TestEarlyRequest(t *testing.T) {
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{})
+	l, err := Listen(t.Context(), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newROM(t, "127.0.0.1", conn.LocalAddr().(*net.UDPAddr).Port)
+	r := newROM(t, "127.0.0.1", l.Addr().(*net.UDPAddr).Port)
 	r.request(1, "who", "octet")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	s := &Server{FS: func(_, local netip.Addr) fs.FS { return fstest.MapFS{"who": {Data: []byte(local.String())}} }}
-	go func() { done <- s.Serve(ctx, conn) }()
+	go func() { done <- s.Serve(ctx, l) }()
 	if op, rest := r.receive(); op != 3 || string(rest[2:]) != "127.0.0.1" {
 		t.Errorf("got op %d %q", op, rest)
 	}
@@ -394,24 +386,6 @@ func TestEarlyRequest(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestBlockLimit(t *testing.T) {
-	ifis := []net.Interface{
-		{Name: "lo", MTU: 65536, Flags: net.FlagUp | net.FlagLoopback},
-		{Name: "eno1", MTU: 1500, Flags: net.FlagUp},
-		{Name: "eno2", MTU: 9000, Flags: net.FlagUp},
-		{Name: "wg0", MTU: 1420, Flags: net.FlagUp},
-		{Name: "down", MTU: 600},
-	}
-	for _, c := range []struct {
-		chosen []string
-		want   int
-	}{{nil, 1388}, {[]string{"eno1"}, 1468}, {[]string{"eno1", "eno2"}, 1468}, {[]string{"eno2"}, 8968}, {[]string{"lo"}, 0}, {[]string{"down"}, 0}} {
-		if got := blockLimit(ifis, c.chosen); got != c.want {
-			t.Errorf("%v: %d, want %d", c.chosen, got, c.want)
-		}
 	}
 }
 

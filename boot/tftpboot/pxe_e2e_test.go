@@ -89,11 +89,11 @@ func serve(dir string, script bool) error {
 		}
 		run(func() error { return dhcp.Serve(ctx, conn) })
 	}
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 69})
+	l, err := tftp.Listen(ctx, 69, nil)
 	if err != nil {
 		return err
 	}
-	run(func() error { return (&tftp.Server{FS: view, Log: log}).Serve(ctx, conn) })
+	run(func() error { return (&tftp.Server{FS: view, Log: log}).Serve(ctx, l) })
 	ln, err := net.Listen("tcp4", ":80")
 	if err != nil {
 		return err

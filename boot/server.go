@@ -149,7 +149,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, log *slog.Logger) (se
 		if err != nil {
 			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
 		}
-		t := &tftp.Server{FS: files, Interfaces: s.Policy.Policy().Interfaces, Log: log}
+		t := &tftp.Server{FS: files, Interfaces: func() []string { return s.Policy.Policy().Interfaces }, Log: log}
 		services = append(services, service{"tftp", l.Addr(), func(ctx context.Context) error { return t.Serve(ctx, l) }, l.Close})
 	}
 	if s.Ports.HTTP != 0 {

@@ -47,8 +47,8 @@ type Server struct {
 	// FS returns the tree that a client sees at the address local of this machine. Where opening a file fails with fs.ErrPermission
 	// the client hears of an access violation.
 	FS func(client, local netip.Addr) fs.FS
-	// Interfaces are the ones clients come in on, besides loopback; empty means all.
-	Interfaces []string
+	// Interfaces tells which ones clients come in on, besides loopback, at the moment it is called; nil and none mean all.
+	Interfaces func() []string
 	// Transfers at once, in all and of one address; 0 means 8192 and 1024.
 	MaxTransfers, MaxPerClient int
 	// Log gets one record per transfer and refusal; nil is silent.
@@ -276,6 +276,14 @@ func (s *serving) arrived(oob []byte) arrival {
 	return a
 }
 
+func (s *serving) serves(iface string) bool {
+	if s.Interfaces == nil || iface == "lo" {
+		return true
+	}
+	chosen := s.Interfaces()
+	return len(chosen) == 0 || slices.Contains(chosen, iface)
+}
+
 // request answers a packet to the port for requests.
 func (s *serving) request(p, oob []byte, from netip.AddrPort) {
 	if s.own(from.Port()) || !from.Addr().Is4() {
@@ -301,7 +309,7 @@ func (s *serving) request(p, oob []byte, from netip.AddrPort) {
 	switch {
 	case in.broadcast: // RFC 1123, section 4.2.3.5
 		refuse(slog.LevelDebug, 0, "", "the request was a broadcast")
-	case len(s.Interfaces) > 0 && in.iface != "" && !from.Addr().IsLoopback() && in.iface != "lo" && !slices.Contains(s.Interfaces, in.iface):
+	case !s.serves(in.iface):
 		refuse(slog.LevelDebug, 0, "", "came in by "+in.iface+", which is not served")
 	case err != nil:
 		refuse(slog.LevelInfo, codeIllegal, err.Error(), err.Error())

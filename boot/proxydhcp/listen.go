@@ -101,22 +101,24 @@ func portOwner(port uint16) string {
 	for _, inode := range udpInodes(f, port) {
 		inodes["socket:["+inode+"]"] = true
 	}
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	self := strconv.Itoa(os.Getpid())
-	for _, fd := range fds {
-		target, err := os.Readlink(fd)
-		if err != nil || !inodes[target] {
+	pids, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range pids {
+		fds, err := os.ReadDir(dir + "/fd")
+		if err != nil {
 			continue
 		}
-		pid := strings.Split(fd, "/")[2]
-		name, err := os.ReadFile("/proc/" + pid + "/comm")
-		switch {
-		case err != nil:
-			continue
-		case pid == self:
-			return "this very process"
+		for _, fd := range fds {
+			if target, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err != nil || !inodes[target] {
+				continue
+			}
+			pid := filepath.Base(dir)
+			if pid == strconv.Itoa(os.Getpid()) {
+				return "this very process"
+			}
+			if name, err := os.ReadFile(dir + "/comm"); err == nil {
+				return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
+			}
 		}
-		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
 	}
 	return "another process"
 }

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
+
+	"netroot/boot/neighbor"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 type reader struct {
 	server *Server
 	pc     *ipv4.PacketConn
-	links  *links
+	links  *neighbor.Table
 	log    *slog.Logger
 	port   uint16
 	events chan<- slog.Record
@@ -42,7 +44,7 @@ type sending struct {
 	ack    bool
 }
 
-func newReader(s *Server, pc *ipv4.PacketConn, l *links, log *slog.Logger, port uint16, events chan<- slog.Record) *reader {
+func newReader(s *Server, pc *ipv4.PacketConn, l *neighbor.Table, log *slog.Logger, port uint16, events chan<- slog.Record) *reader {
 	r := &reader{server: s, pc: pc, links: l, log: log, port: port, events: events, in: make([]ipv4.Message, batch)}
 	for i := range r.in {
 		r.in[i] = ipv4.Message{Buffers: [][]byte{make([]byte, maxPacket)}, OOB: make([]byte, unix.CmsgSpace(unix.SizeofInet4Pktinfo))}
@@ -102,20 +104,20 @@ func (r *reader) handle(p []byte, info unix.Inet4Pktinfo, from netip.AddrPort, n
 		return
 	}
 	c.received(req.Type)
-	link, ok := r.links.get(int(info.Ifindex))
-	if !ok || link.loopback || len(r.server.Interfaces) > 0 && !slices.Contains(r.server.Interfaces, link.name) {
+	link, ok := r.links.Link(int(info.Ifindex))
+	if !ok || link.Loopback || len(r.server.Interfaces) > 0 && !slices.Contains(r.server.Interfaces, link.Name) {
 		return
 	}
 	hint := req.CIAddr
 	if set(from.Addr()) && !set(req.GIAddr) {
 		hint = from.Addr()
 	}
-	local, ok := pickLocal(link.addrs, netip.AddrFrom4(info.Addr), hint)
+	local, ok := pickLocal(link.Addrs, netip.AddrFrom4(info.Addr), hint)
 	if !ok {
-		r.ignored(slog.String("interface", link.name), errors.New("the interface has no IPv4 address"))
+		r.ignored(slog.String("interface", link.Name), errors.New("the interface has no IPv4 address"))
 		return
 	}
-	who := refusal{mac: req.MAC.String(), iface: link.name}
+	who := refusal{mac: req.MAC.String(), iface: link.Name}
 	if err := req.Boots(r.port, local); err != nil {
 		if errors.Is(err, ErrSilent) {
 			r.ignored(slog.String("mac", who.mac), err)
@@ -124,7 +126,7 @@ func (r *reader) handle(p []byte, info unix.Inet4Pktinfo, from netip.AddrPort, n
 		}
 		return
 	}
-	machine := req.Machine(link.name, local)
+	machine := req.Machine(link.Name, local)
 	d := r.server.Decide(machine)
 	answer, err := Reply(req, d, local, from, r.port, r.server.Config)
 	if err != nil {

@@ -210,3 +210,28 @@ func archName(arch uint16) string {
 	}
 	return "not x86"
 }
+
+// pickLocal chooses the address a client is told: the one it wrote to, else the one on its own network, else the first.
+func pickLocal(addrs []netip.Prefix, dst, client netip.Addr) (netip.Addr, bool) {
+	for _, a := range addrs {
+		if a.Addr() == dst {
+			return a.Addr(), true
+		}
+	}
+	if set(client) {
+		for _, a := range addrs {
+			if a.Contains(client) {
+				return a.Addr(), true
+			}
+		}
+	}
+	for _, a := range addrs {
+		if !a.Addr().IsLinkLocalUnicast() {
+			return a.Addr(), true
+		}
+	}
+	if len(addrs) > 0 {
+		return addrs[0].Addr(), true
+	}
+	return netip.Addr{}, false
+}

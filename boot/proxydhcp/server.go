@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/ipv4"
 
 	"netroot/boot/host"
+	"netroot/boot/neighbor"
 )
 
 // A Server answers on port 67 and on port 4011, one call of Serve for each.
@@ -29,6 +30,8 @@ type Server struct {
 	// Interfaces are the ones to answer on; empty means every one that has an IPv4 address.
 	Interfaces []string
 	Config     Config
+	// Links knows the interfaces and their addresses of this moment; nil: Serve opens one for itself.
+	Links *neighbor.Table
 	// Log gets one record per answer and refusal, but a refusal that repeats itself only now and then; nil is silent.
 	Log *slog.Logger
 
@@ -55,15 +58,14 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	if err := pc.SetControlMessage(ipv4.FlagInterface|ipv4.FlagDst, true); err != nil {
 		return fmt.Errorf("serve proxy DHCP on %v: ask for the ingress interface: %w", local, err)
 	}
-	links, err := openLinks(log)
-	if err != nil {
-		return fmt.Errorf("serve proxy DHCP on %v: %w", local, err)
+	links := s.Links
+	if links == nil {
+		var err error
+		if links, err = neighbor.Open(); err != nil {
+			return fmt.Errorf("serve proxy DHCP on %v: %w", local, err)
+		}
+		defer links.Close()
 	}
-	var following sync.WaitGroup
-	following.Go(links.follow)
-	defer following.Wait()
-	defer links.close()
-
 	events := make(chan slog.Record, eventsQueued)
 	var writing sync.WaitGroup
 	writing.Go(func() { s.write(log, events) })

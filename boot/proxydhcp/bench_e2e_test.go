@@ -3,7 +3,6 @@
 package proxydhcp
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 	"unsafe"
@@ -29,7 +27,7 @@ func BenchmarkProxyDHCP(b *testing.B) {
 	needs(b, "dnsmasq", "ip", "nsenter")
 	for _, q := range []struct{ name, question string }{{"discover", "discover"}, {"bootserver", "boot server"}} {
 		b.Run(q.name, func(b *testing.B) {
-			peers := []*peer{newPeer(b, "netroot", serveCommand), newPeer(b, "dnsmasq", dnsmasqCommand)}
+			peers := []*peer{newPeer(b, "netroot"), newPeer(b, "dnsmasq")}
 			const rounds = 5
 			for range b.N {
 				for range rounds {
@@ -61,54 +59,14 @@ type peer struct {
 	lost                 int
 }
 
-func dnsmasqCommand(b testing.TB, s site) *exec.Cmd {
-	return inside(s.srv, "dnsmasq", "-k", "-C", "/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root", "--dhcp-range=10.77.0.0,proxy",
-		"--dhcp-boot=pxelinux.0", "--pxe-service=x86PC,netroot,pxelinux", "--dhcp-leasefile="+filepath.Join(b.TempDir(), "leases"), "--pid-file=")
-}
-
-func serveCommand(b testing.TB, s site) *exec.Cmd {
-	cmd := inside(s.srv, os.Args[0])
-	cmd.Env = append(os.Environ(), serveEnv+"=1")
-	return cmd
-}
-
-func newPeer(b testing.TB, name string, command func(testing.TB, site) *exec.Cmd) *peer {
-	s := newSite(b)
-	p := &peer{name: name, site: s, process: command(b, s)}
-	log, err := os.Create(filepath.Join(b.TempDir(), "log"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { log.Close() })
-	p.process.Stdout, p.process.Stderr = log, log
+func newPeer(b testing.TB, name string) *peer {
+	p := &peer{name: name, site: newSite(b)}
 	if name == "dnsmasq" {
-		p.process.Args = append(p.process.Args, "--log-facility="+filepath.Join(b.TempDir(), "dnsmasq.log"))
+		p.process = p.site.dnsmasq(b, "--log-facility="+filepath.Join(b.TempDir(), "log"))
+	} else {
+		p.process = p.site.serveApart(b)
 	}
-	startProcess(b, p.process)
-	for end := time.Now().Add(10 * time.Second); s.ask(b, asked["discover"], 100*time.Millisecond) == nil; {
-		if time.Now().After(end) {
-			said, _ := os.ReadFile(log.Name())
-			b.Fatalf("%s does not answer: %s", name, said)
-		}
-	}
-	within(b, s.machine, func() {
-		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) {
-				unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "eth0")
-				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
-				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
-			})
-		}}
-		conn, err := lc.ListenPacket(context.Background(), "udp4", "0.0.0.0:68")
-		if err != nil {
-			b.Error(err)
-			return
-		}
-		p.conn = conn.(*net.UDPConn)
-	})
-	if p.conn == nil {
-		b.FailNow()
-	}
+	p.conn = p.site.socket(b, portClient)
 	b.Cleanup(func() { p.conn.Close() })
 	return p
 }
@@ -117,13 +75,6 @@ func newPeer(b testing.TB, name string, command func(testing.TB, site) *exec.Cmd
 func number(packet []byte, n uint32) {
 	binary.BigEndian.PutUint32(packet[4:], n)
 	binary.BigEndian.PutUint16(packet[32:], uint16(n%1000))
-}
-
-func (q question) target() *net.UDPAddr {
-	if q.port == portBootServer {
-		return &net.UDPAddr{IP: net.IPv4(10, 77, 0, 3), Port: portBootServer}
-	}
-	return &net.UDPAddr{IP: net.IPv4bcast, Port: portServer}
 }
 
 // flood keeps a window of requests under way.

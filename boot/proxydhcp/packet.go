@@ -1,6 +1,7 @@
 package proxydhcp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -19,6 +20,7 @@ const (
 	optServerID     = 54
 	optClass        = 60
 	optUserClass    = 77
+	optRelayAgent   = 82 // RFC 3046
 	optArch         = 93
 	optMachineID    = 97
 	optIPXE         = 175 // iPXE's own encapsulated options, "Etherboot" in the IANA table
@@ -66,14 +68,24 @@ type Request struct {
 	CIAddr, GIAddr    netip.Addr // 0.0.0.0 when unset
 	MAC               net.HardwareAddr
 	Type              byte // option 53; 0 when missing
-	Options           map[byte][]byte
 
 	chaddr [maxChaddr]byte
+	at     [optEnd]byte // where in values the option of that code is, counted from 1
+	values [][]byte
+}
+
+// Option returns the value of an option, nil when it is missing.
+func (r *Request) Option(code byte) []byte {
+	if code == optEnd || r.at[code] == 0 {
+		return nil
+	}
+	return r.values[r.at[code]-1]
 }
 
 // Parse reads a client's packet. It takes what ROMs really send: no END, garbage behind it, an option cut off by the
 // end of the packet, options repeated to hold more than 255 bytes (RFC 3396), and options that continue in the file and
-// server name fields (option 52). It refuses what is not a request of a DHCP client at all, among it every reply.
+// server name fields (option 52). It refuses what is not a request of a DHCP client at all, among it every reply. The
+// options of the request stay where they are in p.
 func Parse(p []byte) (*Request, error) {
 	if len(p) < headerLen+4 {
 		return nil, errors.New("packet of " + strconv.Itoa(len(p)) + " bytes is too short for DHCP")
@@ -88,9 +100,9 @@ func Parse(p []byte) (*Request, error) {
 		HType: p[1], HLen: p[2], Hops: p[3],
 		XID:  binary.BigEndian.Uint32(p[4:]),
 		Secs: binary.BigEndian.Uint16(p[8:]), Flags: binary.BigEndian.Uint16(p[10:]),
-		CIAddr:  netip.AddrFrom4([4]byte(p[12:16])),
-		GIAddr:  netip.AddrFrom4([4]byte(p[24:28])),
-		Options: map[byte][]byte{},
+		CIAddr: netip.AddrFrom4([4]byte(p[12:16])),
+		GIAddr: netip.AddrFrom4([4]byte(p[24:28])),
+		values: make([][]byte, 0, 20),
 	}
 	copy(r.chaddr[:], p[28:44])
 	if r.HLen > maxChaddr {
@@ -100,7 +112,7 @@ func Parse(p []byte) (*Request, error) {
 	r.read(p[headerLen+4:])
 	// RFC 3396, section 5: the options field first, then file, then sname. What stands in file or sname cannot ask for
 	// more overloading.
-	if o := r.Options[optOverload]; len(o) == 1 {
+	if o := r.Option(optOverload); len(o) == 1 {
 		if o[0]&overloadFile != 0 {
 			r.read(p[fileOff:headerLen])
 		}
@@ -108,7 +120,7 @@ func Parse(p []byte) (*Request, error) {
 			r.read(p[snameOff:fileOff])
 		}
 	}
-	if t := r.Options[optMessageType]; len(t) == 1 {
+	if t := r.Option(optMessageType); len(t) == 1 {
 		r.Type = t[0]
 	}
 	return r, nil
@@ -126,18 +138,24 @@ func (r *Request) read(p []byte) {
 			return
 		}
 		n := int(p[1])
-		r.Options[code] = append(r.Options[code], p[2:2+n]...)
+		if value := p[2 : 2+n : 2+n]; r.at[code] == 0 {
+			r.values = append(r.values, value)
+			r.at[code] = byte(len(r.values))
+		} else {
+			whole := &r.values[r.at[code]-1]
+			*whole = append(*whole, value...) // its capacity ends with it, so this is never written into the packet
+		}
 		p = p[2+n:]
 	}
 }
 
 // Class returns option 60, without the NULs some ROMs append.
-func (r *Request) Class() string { return strings.TrimRight(string(r.Options[optClass]), "\x00") }
+func (r *Request) Class() string { return strings.TrimRight(string(r.Option(optClass)), "\x00") }
 
 // Arch returns the client system architecture of RFC 4578: option 93, or what the class "PXEClient:Arch:00000:UNDI:002001"
 // says when a ROM leaves that out.
 func (r *Request) Arch() (arch uint16, ok bool) {
-	if a := r.Options[optArch]; len(a) >= 2 {
+	if a := r.Option(optArch); len(a) >= 2 {
 		return binary.BigEndian.Uint16(a), true // a list in order of preference; the first is what runs now
 	}
 	if rest, found := strings.CutPrefix(r.Class(), classArchPrefix); found && len(rest) >= 5 {
@@ -151,8 +169,8 @@ func (r *Request) Arch() (arch uint16, ok bool) {
 // IPXE says whether iPXE is asking, not the firmware's own ROM: its user class (option 77, sent raw or as an RFC 3004 list)
 // or its encapsulated options.
 func (r *Request) IPXE() bool {
-	uc := string(r.Options[optUserClass])
-	return uc == "iPXE" || uc == "\x04iPXE" || len(r.Options[optIPXE]) > 0
+	uc := string(r.Option(optUserClass))
+	return uc == "iPXE" || uc == "\x04iPXE" || len(r.Option(optIPXE)) > 0
 }
 
 // RunsScript says whether it is iPXE with all that a script of ours needs: HTTP, and Linux as a kernel of BIOS machines or
@@ -166,12 +184,16 @@ func (r *Request) RunsScript() bool {
 }
 
 // feature looks for one of iPXE's own options.
-func (r *Request) feature(code byte) bool { return len(find(r.Options[optIPXE], code)) > 0 }
+func (r *Request) feature(code byte) bool { return len(find(r.Option(optIPXE), code)) > 0 }
 
 // UUID returns the machine identifier of option 97 in the byte order in which pxelinux asks for pxelinux.cfg/UUID, or "".
+// One of zeros or of ones only is what boards have whose maker wrote none (SMBIOS 3, section 7.2.1), and so names nobody.
 func (r *Request) UUID() string {
-	id := r.Options[optMachineID]
+	id := r.Option(optMachineID)
 	if len(id) != machineIDLen || id[0] != 0 {
+		return ""
+	}
+	if n := bytes.Count(id[1:], id[1:2]); n == machineIDLen-1 && (id[1] == 0 || id[1] == 0xff) {
 		return ""
 	}
 	h := hex.EncodeToString(id[1:])
@@ -179,7 +201,7 @@ func (r *Request) UUID() string {
 }
 
 // vendor returns one of PXE's own options, encapsulated in option 43.
-func (r *Request) vendor(code byte) []byte { return find(r.Options[optVendor], code) }
+func (r *Request) vendor(code byte) []byte { return find(r.Option(optVendor), code) }
 
 // find looks for one of the options that are encapsulated in another, nil when it is not there.
 func find(p []byte, code byte) []byte {

@@ -72,7 +72,7 @@ func TestParseWhatRomsSend(t *testing.T) {
 		"garbage after END":       {append(discover().end(), "\x35\x01\x07garbage"...), func(r *Request) bool { return r.Type == 1 }},
 		"padding between options": {append(append(newClient(1).b, 0, 0, 0), 53, 1, 1, 255), func(r *Request) bool { return r.Type == 1 }},
 		"no options at all":       {newClient(1).b, func(r *Request) bool { return r.Type == 0 }},
-		"option cut off":          {append(discover().b, 61, 20, 1, 2), func(r *Request) bool { return r.Options[61] == nil && r.Type == 1 }},
+		"option cut off":          {append(discover().b, 61, 20, 1, 2), func(r *Request) bool { return r.Option(61) == nil && r.Type == 1 }},
 		"code without length":     {append(discover().b, 61), func(r *Request) bool { return r.Type == 1 }},
 		"repeated option, RFC 3396": {newClient(1).str(60, "PXEClient").str(60, ":Arch:00009"+long).end(),
 			func(r *Request) bool { a, ok := r.Arch(); return ok && a == 9 && len(r.Class()) == 220 }},
@@ -86,6 +86,8 @@ func TestParseWhatRomsSend(t *testing.T) {
 		"user class as a list":  {newClient(1).str(77, "\x04iPXE").end(), (*Request).IPXE},
 		"iPXE's own options":    {newClient(1).opt(175, 0xb1, 5, 1, 0x80, 0x86, 0x10, 0x0e).end(), (*Request).IPXE},
 		"UUID":                  {discover().end(), func(r *Request) bool { return r.UUID() == "58b41815-581e-c62a-d4e2-f44d30606469" }},
+		"UUID of zeros":         {newClient(1).opt(97, make([]byte, 17)...).end(), func(r *Request) bool { return r.UUID() == "" }},
+		"UUID of ones":          {newClient(1).opt(97, append([]byte{0}, bytes.Repeat([]byte{0xff}, 16)...)...).end(), func(r *Request) bool { return r.UUID() == "" }},
 		"UUID of a wrong kind":  {newClient(1).opt(97, 0, 1, 2).end(), func(r *Request) bool { return r.UUID() == "" }},
 		"empty message type":    {newClient(1).opt(53).end(), func(r *Request) bool { return r.Type == 0 }},
 	} {
@@ -147,10 +149,10 @@ func dump(t *testing.T, p []byte) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "op=%d hw=%d/%d hops=%d xid=%#x secs=%d flags=%#x chaddr=%v\n", p[0], p[1], p[2], p[3], p[4:8],
-		binary.BigEndian.Uint16(p[8:]), binary.BigEndian.Uint16(p[10:]), net.HardwareAddr(p[28:34]))
+		binary.BigEndian.Uint16(p[8:]), binary.BigEndian.Uint16(p[10:]), net.HardwareAddr(p[28:max(34, 28+len(bytes.TrimRight(p[28:44], "\x00")))]))
 	fmt.Fprintf(&b, "ciaddr=%v yiaddr=%v siaddr=%v giaddr=%v sname=%q file=%q\n", fields[0], fields[1], fields[2], fields[3],
 		bytes.TrimRight(p[snameOff:fileOff], "\x00"), file)
-	names := map[byte]string{53: "message type", 54: "server", 60: "class", 97: "machine id", 43: "PXE"}
+	names := map[byte]string{53: "message type", 82: "relay agent", 54: "server", 60: "class", 97: "machine id", 43: "PXE"}
 	for _, o := range options {
 		fmt.Fprintf(&b, "option %d (%s): ", o.code, names[o.code])
 		if o.code == optClass {
@@ -175,7 +177,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		total := 0
-		for _, v := range r.Options {
+		for _, v := range r.values {
 			total += len(v)
 		}
 		if total > len(p) {
@@ -185,6 +187,9 @@ func FuzzParse(f *testing.F) {
 			a, err := Reply(r, decision, netip.MustParseAddr("10.77.0.3"), netip.MustParseAddrPort("10.77.0.150:68"), port, Config{})
 			if err != nil {
 				continue
+			}
+			if len(a.Packet) > max(minReply, len(p)+20) || len(p) < 246 {
+				t.Fatalf("%d bytes in answer to %d", len(a.Packet), len(p))
 			}
 			if _, _, options, err := decode(a.Packet); err != nil || options[0].code != optMessageType {
 				t.Fatalf("a reply nobody can read: %v: % x", err, a.Packet)

@@ -49,7 +49,7 @@ func (r *Request) Boots(port uint16, local netip.Addr) error {
 		return fmt.Errorf("no hardware address: %w", ErrSilent)
 	}
 	// Who carries the identifier of another server is talking to that one (RFC 2131, section 4.3.2).
-	if id := r.Options[optServerID]; len(id) == 4 && netip.AddrFrom4([4]byte(id)) != local {
+	if id := r.Option(optServerID); len(id) == 4 && netip.AddrFrom4([4]byte(id)) != local {
 		return fmt.Errorf("meant for server %v: %w", netip.AddrFrom4([4]byte(id)), ErrSilent)
 	}
 	switch {
@@ -59,7 +59,7 @@ func (r *Request) Boots(port uint16, local netip.Addr) error {
 		return nil
 	case r.Type == messageRequest && port == portBootServer:
 		return nil
-	case r.Type == messageRequest && (r.vendor(subBootItem) != nil || len(r.Options[optServerID]) == 4):
+	case r.Type == messageRequest && (r.vendor(subBootItem) != nil || len(r.Option(optServerID)) == 4):
 		// Boot server discovery by broadcast (PXE 2.1, section 2.2.3) goes to port 67 and names an item; any other
 		// request there is the client taking the lease of the site's server.
 		return nil
@@ -80,6 +80,9 @@ func (r *Request) Machine(iface string, local netip.Addr) host.Machine {
 	return m
 }
 
+// An answer is no larger than its request by more than a few bytes, except that it has at least the 300 that BOOTP wants.
+// The shortest request that is answered has 246, so who forges a source gains at most a fifth.
+
 // Reply computes the answer to a request that came from the address from to the port port of a machine that its network
 // knows as local. It has no state and no side effect. The error is the reason for not answering: see Boots.
 func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, port uint16, c Config) (*Answer, error) {
@@ -94,7 +97,7 @@ func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, p
 	}
 	arch, _ := r.Arch()
 	server := local
-	if d.Server.IsValid() {
+	if d.Server.Is4() {
 		server = d.Server
 	}
 	file, err := c.bootFile(r, d, arch, server)
@@ -105,14 +108,20 @@ func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, p
 		return nil, fmt.Errorf("boot file name of %d bytes does not fit the packet, which holds %d: %s", len(file), maxHeaderFile, file)
 	}
 	m := reply{to: r, siaddr: server, file: file}
-	kind := byte(messageOffer)
-	if r.Type != messageDiscover {
-		kind = messageAck
-	}
+	kind := byte(messageAck)
 	switch r.Type {
+	case messageDiscover:
+		kind = messageOffer
+		if arch != archBIOS && !r.IPXE() {
+			m.siaddr = local // EDK2 asks port 4011 of this address before it loads, and there only we answer
+		}
 	case messageRequest:
-		// As dnsmasq answers: the address the client told is told back as its own.
-		m.yiaddr = r.CIAddr
+		// As dnsmasq answers: who chose a boot item is told its address as the one it got, who did not, as the one it told.
+		if r.vendor(subBootItem) != nil {
+			m.yiaddr = r.CIAddr
+		} else {
+			m.ciaddr = r.CIAddr
+		}
 	case messageInform:
 		m.ciaddr = r.CIAddr // and yiaddr stays zero: RFC 2131, section 4.3.5
 	}
@@ -122,11 +131,14 @@ func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, p
 		{optServerID, local.AsSlice()},
 		{optClass, []byte(pxeClass)},
 	}
-	if id := r.Options[optMachineID]; len(id) == machineIDLen {
+	if id := r.Option(optMachineID); len(id) == machineIDLen {
 		m.options = append(m.options, option{optMachineID, id}) // Intel ROMs send none and want none back
 	}
 	if v := vendorOptions(r, arch, kind); v != nil {
 		m.options = append(m.options, option{optVendor, v})
+	}
+	if agent := r.Option(optRelayAgent); len(agent) > 0 && len(agent) < 256 && set(r.GIAddr) {
+		m.options = append(m.options, option{optRelayAgent, agent}) // as it came, and last: RFC 3046, section 2.2
 	}
 	return &Answer{Packet: m.encode(), To: destination(r, from, port), File: file, Ack: kind == messageAck}, nil
 }
@@ -170,18 +182,19 @@ func (c Config) bootFile(r *Request, d host.Decision, arch uint16, server netip.
 
 // destination follows RFC 2131, section 4.1: to the relay if there was one, to the address of a client that has one, else to
 // everybody on the link. A proxy hands out no address, so a client that did not set the broadcast flag cannot be reached
-// in any other way either. What comes in on 4011 goes back to where it came from.
+// in any other way either. What comes in on 4011 goes back to where it came from. An address that cannot be that of one
+// machine is taken for none.
 func destination(r *Request, from netip.AddrPort, port uint16) netip.AddrPort {
 	switch {
-	case set(r.GIAddr):
+	case single(r.GIAddr):
 		return netip.AddrPortFrom(r.GIAddr, portServer)
-	case port == portBootServer && set(from.Addr()):
+	case port == portBootServer && single(from.Addr()):
 		return from
-	case port == portBootServer && from.Port() != 0 && !set(r.CIAddr):
+	case port == portBootServer && from.Port() != 0 && !single(r.CIAddr):
 		return netip.AddrPortFrom(everybody, from.Port())
 	case r.Flags&broadcastFlag != 0 && r.Type == messageDiscover:
 		return netip.AddrPortFrom(everybody, portClient)
-	case set(r.CIAddr):
+	case single(r.CIAddr):
 		return netip.AddrPortFrom(r.CIAddr, portClient)
 	}
 	return netip.AddrPortFrom(everybody, portClient)
@@ -190,6 +203,11 @@ func destination(r *Request, from netip.AddrPort, port uint16) netip.AddrPort {
 var everybody = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func set(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }
+
+// single says whether a can be the address of a machine on a network.
+func single(a netip.Addr) bool {
+	return set(a) && a != everybody && !a.IsMulticast() && !a.IsLoopback()
+}
 
 // archName names the architectures of RFC 4578 and IANA's registry that are met in the field. 7 and 9 are swapped in
 // the RFC; both are x86-64.

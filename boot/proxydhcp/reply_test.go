@@ -5,8 +5,6 @@ import (
 	"flag"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,15 +20,6 @@ var (
 	nobody   = netip.MustParseAddrPort("0.0.0.0:68")
 )
 
-// A question is a packet that comes in, and all its answer depends on.
-type question struct {
-	packet []byte
-	from   netip.AddrPort
-	port   uint16
-	config Config
-	to     string // where the answer goes
-}
-
 func scripts(local netip.Addr, mac net.HardwareAddr) string {
 	return "http://" + local.String() + ":80/ipxe/01-" + strings.ReplaceAll(mac.String(), ":", "-")
 }
@@ -43,62 +32,6 @@ func efi(arch uint16) string {
 		return "snponly.efi"
 	}
 	return ""
-}
-
-var questions = map[string]question{
-	"bios-discover":                        {discover().end(), nobody, 67, Config{}, "255.255.255.255:68"},
-	"bios-discover-without-broadcast-flag": {discover().flags(0).end(), nobody, 67, Config{}, "255.255.255.255:68"},
-	"intel-rom-without-uuid": {newClient(7).flags(0x8000).opt(53, 1).str(60, "PXEClient:Arch:00000:UNDI:002000").opt(93, 0, 0).opt(94, 1, 2, 0).end(),
-		nobody, 67, Config{}, "255.255.255.255:68"},
-	"bios-request-4011": {newClient(9).addr(12, "10.77.0.150").opt(53, 3).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).opt(97, uuid...).
-		opt(43, 71, 4, 0, 0, 0, 0, 255).end(), netip.MustParseAddrPort("10.77.0.150:4011"), 4011, Config{}, "10.77.0.150:4011"},
-	"ipxe-request-4011":       {bootServerRequest().end(), netip.MustParseAddrPort("10.77.0.150:68"), 4011, Config{}, "10.77.0.150:68"},
-	"bios-inform-67":          {newClient(8).addr(12, "10.77.0.150").opt(53, 8).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).end(), netip.MustParseAddrPort("10.77.0.150:68"), 67, Config{}, "10.77.0.150:68"},
-	"ipxe-discover":           {discover().str(77, "iPXE").opt(175, 0xb1, 5, 1, 0x80, 0x86, 0x10, 0x0e).end(), nobody, 67, Config{}, "255.255.255.255:68"},
-	"ipxe-discover-script":    {discover().str(77, "iPXE").opt(175, features...).end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
-	"ipxe-without-bzimage":    {discover().str(77, "iPXE").opt(175, 19, 1, 1, 33, 1, 1).end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
-	"bios-discover-script":    {discover().end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
-	"relayed-discover":        {discover().addr(24, "192.168.5.1").end(), netip.MustParseAddrPort("192.168.5.1:67"), 67, Config{}, "192.168.5.1:67"},
-	"uefi-discover-loader":    {newClient(6).opt(53, 1).str(60, "PXEClient:Arch:00007:UNDI:003000").opt(93, 0, 7).opt(97, uuid...).end(), nobody, 67, Config{Loader: efi}, "255.255.255.255:68"},
-	"uefi-request-4011":       {newClient(6).opt(53, 3).str(60, "PXEClient:Arch:00007:UNDI:003000").opt(93, 0, 7).opt(97, uuid...).end(), netip.MustParseAddrPort("10.77.0.151:68"), 4011, Config{Loader: efi}, "10.77.0.151:68"},
-	"uefi-ipxe-script":        {newClient(6).opt(53, 1).str(60, "PXEClient:Arch:00007:UNDI:003010").opt(93, 0, 7).str(77, "iPXE").opt(175, 0xb1, 1, 1, 19, 1, 1, 36, 1, 1).end(), nobody, 67, Config{Script: scripts}, "255.255.255.255:68"},
-	"boot-server-broadcast67": {newClient(3).addr(12, "10.77.0.150").opt(53, 3).str(60, "PXEClient:Arch:00000:UNDI:002001").opt(93, 0, 0).opt(43, 71, 4, 0, 0, 0, 0, 255).end(), netip.MustParseAddrPort("10.77.0.150:68"), 67, Config{}, "10.77.0.150:68"},
-}
-
-func TestReplies(t *testing.T) {
-	for name, q := range questions {
-		t.Run(name, func(t *testing.T) {
-			req, err := Parse(q.packet)
-			if err != nil {
-				t.Fatal(err)
-			}
-			a, err := Reply(req, decision, here, q.from, q.port, q.config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a.To.String() != q.to {
-				t.Errorf("goes to %v, want %v", a.To, q.to)
-			}
-			got := "to " + a.To.String() + "\n" + dump(t, a.Packet)
-			golden := filepath.Join("testdata", name+".txt")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got:\n%s\nwant:\n%s", got, want)
-			}
-			again, err := Reply(req, decision, here, q.from, q.port, q.config)
-			if err != nil || !slices.Equal(a.Packet, again.Packet) {
-				t.Error("the same question got another answer")
-			}
-		})
-	}
 }
 
 // What policy says beside the image: the loader, the server to name, and that iPXE is to have no script.

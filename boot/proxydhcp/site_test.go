@@ -3,11 +3,14 @@ package proxydhcp
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -169,40 +172,131 @@ func (s site) serveOurs(t testing.TB, server *Server) {
 	}
 }
 
-// ask sends a packet as the machine, and returns the first answer, or nil when none comes.
-func (s site) ask(t testing.TB, q question, wait time.Duration) []byte {
+// serveApart runs a server in a process of its own, its events going to a file, and returns when it answers.
+func (s site) serveApart(t testing.TB) *exec.Cmd {
+	t.Helper()
+	cmd := inside(s.srv, os.Args[0])
+	cmd.Env = append(os.Environ(), serveEnv+"=1")
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	startProcess(t, cmd)
+	s.await(t)
+	return cmd
+}
+
+// await waits for the first answer.
+func (s site) await(t testing.TB) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); s.ask(t, asked["discover"], 50*time.Millisecond) == nil; {
+		if time.Now().After(end) {
+			t.Fatal("the server does not answer")
+		}
+	}
+}
+
+// dnsmasq runs the other proxy-DHCP server, with the same file for the same machines, and returns when it listens.
+func (s site) dnsmasq(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := inside(s.srv, append([]string{"dnsmasq", "-k", "-C", "/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces", "--user=root", "--pid-file=",
+		"--dhcp-range=10.77.0.0,proxy", "--dhcp-boot=pxelinux.0", "--pxe-service=x86PC,netroot,pxelinux", "--pxe-service=X86-64_EFI,netroot,snponly.efi",
+		"--dhcp-leasefile=" + filepath.Join(t.TempDir(), "leases")}, args...)...)
+	startProcess(t, cmd)
+	s.await(t)
+	return cmd
+}
+
+// asked are questions of two clients.
+var asked = map[string]question{
+	"discover":    {packet: discover().end(), from: nobody, port: portServer},
+	"intel":       {packet: newClient(7).flags(0x8000).opt(53, 1).str(60, "PXEClient:Arch:00000:UNDI:002000").opt(93, 0, 0).opt(94, 1, 2, 0).end(), from: nobody, port: portServer},
+	"boot server": {packet: bootServerRequest().end(), from: leased, port: portBootServer},
+}
+
+// socket opens one of the machine.
+func (s site) socket(t testing.TB, port uint16) *net.UDPConn {
 	t.Helper()
 	var conn net.PacketConn
 	within(t, s.machine, func() {
 		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) { unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "eth0") })
+			return c.Control(func(fd uintptr) {
+				unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "eth0")
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+			})
 		}}
 		var err error
-		if conn, err = lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf("0.0.0.0:%d", q.from.Port())); err != nil {
+		if conn, err = lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf("0.0.0.0:%d", port)); err != nil {
 			t.Error(err)
 		}
 	})
 	if conn == nil {
 		t.FailNow()
 	}
-	defer conn.Close()
-	to := net.IPv4bcast
-	if q.port == 4011 {
-		to = net.IPv4(10, 77, 0, 3)
+	return conn.(*net.UDPConn)
+}
+
+// target is where a question is sent to.
+func (q question) target() *net.UDPAddr {
+	if q.port == portBootServer {
+		return &net.UDPAddr{IP: here.AsSlice(), Port: portBootServer}
 	}
-	if _, err := conn.WriteTo(q.packet, &net.UDPAddr{IP: to, Port: int(q.port)}); err != nil {
+	return &net.UDPAddr{IP: net.IPv4bcast, Port: portServer}
+}
+
+// ask sends a packet as the machine, and returns the first answer, or nil when none comes.
+func (s site) ask(t testing.TB, q question, wait time.Duration) []byte {
+	t.Helper()
+	conn := s.socket(t, q.from.Port())
+	defer conn.Close()
+	if _, err := conn.WriteTo(q.packet, q.target()); err != nil {
 		t.Fatal(err)
 	}
+	return receive(t, conn, q.port, wait)
+}
+
+func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration) []byte {
+	t.Helper()
 	conn.SetReadDeadline(time.Now().Add(wait))
 	buf := make([]byte, 2000)
 	n, from, err := conn.ReadFrom(buf)
 	if err != nil {
 		return nil
 	}
-	if from.String() != fmt.Sprintf("10.77.0.3:%d", q.port) {
+	if from.String() != netip.AddrPortFrom(here, port).String() {
 		t.Errorf("the answer came from %v", from)
 	}
 	return slices.Clone(buf[:n])
+}
+
+// answer returns the answer to a packet, or nil when there is none. On port 67, where there may be none, it is followed by one
+// that is surely answered, so that nobody has to wait.
+func (s site) answer(t testing.TB, q question) []byte {
+	t.Helper()
+	if q.port == portBootServer {
+		return s.ask(t, q, 5*time.Second)
+	}
+	conn := s.socket(t, q.from.Port())
+	defer conn.Close()
+	const last = 0x0badcafe
+	control := slices.Clone(asked["intel"].packet)
+	binary.BigEndian.PutUint32(control[4:], last)
+	for _, p := range [][]byte{q.packet, control} {
+		if _, err := conn.WriteTo(p, q.target()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := receive(t, conn, q.port, 10*time.Second)
+	switch {
+	case p == nil:
+		t.Fatal("not even the packet that is surely answered was")
+	case binary.BigEndian.Uint32(p[4:]) == last:
+		return receive(t, conn, q.port, 50*time.Millisecond) // should it have been overtaken
+	}
+	return p
 }
 
 func needs(t testing.TB, tools ...string) {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"netroot/boot/nodes"
 	"netroot/boot/vm"
 	"netroot/builder/store"
 )
@@ -248,6 +249,35 @@ func TestE2EDebian(t *testing.T) {
 	}
 	s.await(t, first, 0, s.machine.PowerOn)
 
+	t.Run("netroot nodes", func(t *testing.T) {
+		var m nodes.Machine
+		for range 20 { // it is written a second after the last change
+			stdout, stderr, exit := b.netroot(t, time.Minute, "nodes", "diskless", "--json")
+			if err := json.Unmarshal([]byte(stdout), &m); exit != 0 && !strings.Contains(stderr, "seen") || exit == 0 && err != nil {
+				t.Fatalf("exit code %d, %v\n%s\n%s", exit, err, stdout, stderr)
+			}
+			if m.Stage == "up" {
+				break
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		if m.MAC != vm.DefaultMAC.String() || m.Name != "diskless" || m.Ref() != first.Ref() || m.Stage != "up" || m.Stalled || len(m.Stages) < len(nodes.Stages)-1 {
+			t.Errorf("the machine is known as %+v", m)
+		}
+		var metrics bytes.Buffer
+		curl := exec.Command("curl", "-sSf", "http://127.0.0.1/metrics")
+		curl.Stdout, curl.Stderr = &metrics, &metrics
+		p, err := lab.Start(vm.NSServer, curl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		for _, want := range []string{`netroot_boot_stages_total{stage="up"} 1`, `netroot_machines{stage="up"} 1`} {
+			if !strings.Contains(metrics.String(), want+"\n") {
+				t.Errorf("metrics have no %s:\n%s", want, metrics.String())
+			}
+		}
+	})
 	t.Run("name that only the site knows", func(t *testing.T) {
 		s.expect(t, "getent hosts "+secretName, secretAddress+`\s+`+secretName)
 		s.expect(t, "hostname", "diskless")

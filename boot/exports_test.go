@@ -17,8 +17,16 @@ import (
 // publish makes a generation of an image whose root holds one file.
 func publish(t *testing.T, s *store.Store, name, content string) store.Generation {
 	t.Helper()
+	return publishFile(t, s, name, "file", content)
+}
+
+func publishFile(t *testing.T, s *store.Store, name, file, content string) store.Generation {
+	t.Helper()
 	root := t.TempDir()
-	if err := os.WriteFile(filepath.Join(root, "file"), []byte(content), 0o644); err != nil {
+	if err := os.MkdirAll(filepath.Join(root, filepath.Dir(file)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, file), []byte(content), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	d, err := s.Begin(name)

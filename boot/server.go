@@ -63,14 +63,16 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	defer neighbors.Close()
 	guard := &guard{neighbors: neighbors, decide: s.Policy.Decide}
-	log := slog.New(slog.DiscardHandler)
-	if s.Log != nil {
-		log = slog.New(newJournal(s.Log.Handler(), guard.name))
+	log := s.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
 	}
+	watch := s.watch(log)
+	log = slog.New(newJournal(watch.Handler(log.Handler()), guard.name))
 	if err := checkInterfaces(s.Policy.Policy().Interfaces, neighbors.Links(), log); err != nil {
 		return err
 	}
-	services, err := s.listen(ctx, guard, log)
+	services, err := s.listen(ctx, guard, watch, log)
 	if err != nil {
 		return err
 	}
@@ -80,6 +82,10 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		s.Policy.Watch(ctx, log)
+		return nil
+	})
+	group.Go(func() error {
+		watch.Run(ctx)
 		return nil
 	})
 	for _, sv := range services {
@@ -119,7 +125,7 @@ func checkInterfaces(names []string, links []neighbor.Link, log *slog.Logger) er
 	return nil
 }
 
-func (s *Server) listen(ctx context.Context, guard *guard, log *slog.Logger) (services []service, err error) {
+func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *slog.Logger) (services []service, err error) {
 	defer func() {
 		if err != nil {
 			for _, sv := range services {
@@ -158,14 +164,19 @@ func (s *Server) listen(ctx context.Context, guard *guard, log *slog.Logger) (se
 			return services, taken("HTTP", s.Ports.HTTP, "http", err)
 		}
 		h := &httpd.Handler{FS: files, Log: log}
-		services = append(services, service{"http", l.Addr(), func(ctx context.Context) error { return h.Serve(ctx, l) }, l.Close})
+		services = append(services, service{"http", l.Addr(), func(ctx context.Context) error {
+			h.Handle = watch.handlers() // now all services are there that have figures
+			return h.Serve(ctx, l)
+		}, l.Close})
 	}
 	if s.Ports.NFS != 0 {
 		l, err := net.Listen("tcp4", ":"+strconv.Itoa(s.Ports.NFS))
 		if err != nil {
 			return services, taken("NFS", s.Ports.NFS, "nfs", err)
 		}
-		n := &nfs.Server{Exports: &exports{store: s.Store}, Admit: guard.connections, Log: log}
+		images := &exports{store: s.Store}
+		n := &nfs.Server{Exports: images, Admit: guard.connections, Log: log}
+		watch.Reports, watch.figures.NFS = images.reports, n.Stats
 		services = append(services, service{"nfs", l.Addr(), func(ctx context.Context) error { return n.Serve(ctx, l) }, l.Close})
 		if pm, ok := s.portmap(n, log); ok {
 			services = append(services, pm)

@@ -79,6 +79,13 @@ func TestServer(t *testing.T) {
 		t.Errorf("the root by HTTP: %d", status)
 	}
 
+	if status, body := get("v1/nodes"); status != 200 || body != "[]\n" {
+		t.Errorf("nodes: %d %q", status, body)
+	}
+	if status, body := get("metrics"); status != 200 || !strings.Contains(body, `netroot_nfs_operations_total{operation="READ"} 0`) {
+		t.Errorf("metrics: %d %s", status, body)
+	}
+
 	client, err := pin.NewClient(fmt.Sprintf("127.0.0.1:%d", ports.TFTP))
 	if err != nil {
 		t.Fatal(err)

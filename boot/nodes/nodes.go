@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -88,6 +89,11 @@ type Problem struct {
 	Reason  string    `json:"reason"`
 }
 
+// String is the problem in one line, without its time.
+func (p *Problem) String() string {
+	return strings.Join(slices.DeleteFunc([]string{p.Service, p.File, p.Reason}, func(s string) bool { return s == "" }), ": ")
+}
+
 // Failed says whether the last error still matters: it came with the last boot, and the machine is not up since.
 func (m *Machine) Failed() bool {
 	return m.LastError != nil && !m.LastError.Time.Before(m.Began) && !(m.Stage == stageUp && m.LastError.Time.Before(m.Since))
@@ -119,7 +125,7 @@ func (t *Tracker) Observe(e Event) {
 	}
 	p := plan{waits: true}
 	if t.Decide != nil && mac != nil && (e.Message == "offer" || e.Message == "ack" || e.Message == "read") {
-		p = planOf(t.Decide(host.Machine{MAC: mac, Interface: e.Interface}), e.Host)
+		p = planOf(t.Decide(host.Machine{MAC: mac, Interface: e.Interface, Address: e.Client, Near: e.Client}), e.Host)
 	}
 
 	t.mu.Lock()
@@ -141,6 +147,9 @@ func (t *Tracker) Observe(e Event) {
 // not in the records, and the decision is another.
 func planOf(d host.Decision, name string) plan {
 	if name != "" && name != d.Name {
+		return plan{waits: true}
+	}
+	if d.Local {
 		return plan{waits: true}
 	}
 	return plan{image: d.Image, waits: d.Image == ""}

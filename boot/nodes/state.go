@@ -43,10 +43,14 @@ type content struct {
 	Machines []*node   `json:"machines"`
 }
 
-// Open makes dir the folder where the tracker keeps what it knows, and reads what is there. Nothing that goes wrong with
+// Open makes dir the folder where the tracker keeps what it knows, makes it when it is missing, and reads what is there. Nothing that goes wrong with
 // it keeps a server from serving: it is told, and then nothing is kept.
 func (t *Tracker) Open(dir string) {
-	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o640)
+	var lock *os.File
+	err := os.Mkdir(dir, 0o750)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o640)
+	}
 	if err == nil {
 		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			lock.Close()

@@ -114,7 +114,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or invalid recipe, 3 the image is un
 	f.BoolVar(&c.json, "json", false, "print data as one JSON object per line")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "say more")
 	root.AddCommand(
-		c.buildCommand(), c.serveCommand(), c.verifyCommand(),
+		c.buildCommand(), c.serveCommand(), c.nodesCommand(), c.verifyCommand(),
 		c.imagesCommand(), c.showCommand(), c.diffCommand(), c.rollbackCommand(), c.promoteCommand(), c.gcCommand(), c.exportCommand(),
 		c.lockCommand(), c.checkCommand(), c.initramfsCommand(), c.tftpbootCommand(),
 		c.importDnsmasqCommand(), c.recipesCommand(), c.schemaCommand(), c.versionCommand(),

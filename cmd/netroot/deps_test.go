@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -49,6 +50,16 @@ func TestImportDirection(t *testing.T) {
 			}
 			if imp == "netroot/boot/dnsmasq" && !under(pkg, "netroot/cmd") {
 				t.Errorf("%s imports %s: what serves reads netroot.yaml only", pkg, imp)
+			}
+			if watchers := []string{"netroot/boot/nodes", "netroot/boot/metrics"}; slices.Contains(watchers, imp) {
+				for _, p := range protocols {
+					if under(pkg, p) {
+						t.Errorf("%s imports %s: services do not know that they are watched", pkg, imp)
+					}
+				}
+			}
+			if pkg == "netroot/boot/nodes" && imp != "netroot/boot/host" && imp != "netroot/builder/atomicfile" {
+				t.Errorf("%s imports %s: it learns what happens from records alone", pkg, imp)
 			}
 			for _, p := range pure {
 				if pkg == p && imp != "netroot/builder/atomicfile" && imp != "netroot/builder/tree" {

@@ -1,0 +1,100 @@
+// Package metrics turns the figures that the services keep into Prometheus metrics, at the moment they are asked for. It
+// counts nothing itself, so a service costs the same whether anybody looks or not. Figures start at zero with the server.
+package metrics
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"netroot/boot/nfs"
+	"netroot/boot/nodes"
+)
+
+// Sources are where figures come from; a service that is not served has none.
+type Sources struct {
+	Nodes func() nodes.Stats
+	NFS   func() nfs.Stats
+}
+
+// Handler answers with all metrics, and those of the process itself.
+func Handler(s Sources) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// Describe implements prometheus.Collector.
+func (s Sources) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, ch) }
+
+// Collect implements prometheus.Collector.
+func (s Sources) Collect(ch chan<- prometheus.Metric) {
+	if s.Nodes != nil {
+		collectNodes(ch, s.Nodes())
+	}
+	if s.NFS != nil {
+		collectNFS(ch, s.NFS())
+	}
+}
+
+var (
+	machines     = desc("machines", "Machines seen, by the stage of their boot; stalled are those of which the next stage did not come.", "stage")
+	bootsBegun   = desc("boots_total", "Boots begun.")
+	bootsReached = desc("boot_stages_total", "Boots that reached a stage.", "stage")
+	bootsStalled = desc("boot_stalls_total", "Boots that stopped after a stage.", "stage")
+	bootSeconds  = desc("boot_duration_seconds", "Time from the first sign of a boot until the machine was up.")
+)
+
+func collectNodes(ch chan<- prometheus.Metric, s nodes.Stats) {
+	for stage, n := range s.Machines {
+		gauge(ch, machines, float64(n), stage)
+	}
+	counter(ch, bootsBegun, s.Begun)
+	counters(ch, bootsReached, s.Reached)
+	counters(ch, bootsStalled, s.Stalled)
+	buckets := make(map[float64]uint64, len(nodes.BootSeconds))
+	for i, bound := range nodes.BootSeconds {
+		buckets[bound] = s.Duration.Buckets[i]
+	}
+	ch <- prometheus.MustNewConstHistogram(bootSeconds, s.Duration.Count, s.Duration.Sum, buckets)
+}
+
+var (
+	nfsConnections = desc("nfs_connections", "NFS connections that are open.")
+	nfsAccepted    = desc("nfs_accepted_connections_total", "NFS connections that were opened.")
+	nfsOperations  = desc("nfs_operations_total", "NFS calls, by procedure; OTHER are those of MOUNT and the portmapper.", "operation")
+	nfsErrors      = desc("nfs_errors_total", "NFS calls that were not understood or got an error other than that a name is not there.")
+	nfsStale       = desc("nfs_stale_handles_total", "NFS calls with a handle of an image that is not here.")
+	nfsReadBytes   = desc("nfs_read_bytes_total", "Bytes of files sent by NFS.")
+	nfsColdReads   = desc("nfs_cold_reads_total", "NFS reads that waited for the disk.")
+)
+
+func collectNFS(ch chan<- prometheus.Metric, s nfs.Stats) {
+	gauge(ch, nfsConnections, float64(s.Connections))
+	counter(ch, nfsAccepted, uint64(s.Accepted))
+	counters(ch, nfsOperations, s.Calls)
+	counter(ch, nfsErrors, s.Errors)
+	counter(ch, nfsStale, s.Stale)
+	counter(ch, nfsReadBytes, s.ReadBytes)
+	counter(ch, nfsColdReads, s.ColdReads)
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("netroot_"+name, help, labels, nil)
+}
+
+func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, v uint64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func counters(ch chan<- prometheus.Metric, d *prometheus.Desc, by map[string]uint64) {
+	for label, v := range by {
+		counter(ch, d, v, label)
+	}
+}

@@ -1,0 +1,83 @@
+package metrics
+
+import (
+	"bufio"
+	"flag"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"netroot/boot/nfs"
+	"netroot/boot/nodes"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/metrics.txt")
+
+// example has a value of its own in every figure.
+func example() Sources {
+	return Sources{
+		Nodes: func() nodes.Stats {
+			return nodes.Stats{
+				Machines: map[string]int{"up": 40, "stalled": 2}, Begun: 50,
+				Reached: map[string]uint64{"offer": 49, "up": 41}, Stalled: map[string]uint64{"initrd": 3, "offer": 0},
+				Duration: nodes.Histogram{Count: 41, Sum: 1640.5, Buckets: []uint64{0, 0, 0, 1, 33, 40, 41, 41, 41, 41, 41, 41}},
+			}
+		},
+		NFS: func() nfs.Stats {
+			return nfs.Stats{Connections: 4, Accepted: 44, Calls: map[string]uint64{"READ": 1000, "LOOKUP": 200, "OTHER": 7}, Errors: 5, Stale: 1,
+				ReadBytes: 1 << 30, ColdReads: 11}
+		},
+	}
+}
+
+// Names, types and helps are as promlint wants them, and each figure comes out where it belongs.
+func TestMetrics(t *testing.T) {
+	problems, err := testutil.CollectAndLint(example())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	w := httptest.NewRecorder()
+	Handler(example()).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	var ours strings.Builder
+	process := false
+	for in := bufio.NewScanner(w.Body); in.Scan(); {
+		if line := in.Text(); strings.Contains(line, "netroot_") {
+			ours.WriteString(line + "\n")
+		} else if strings.HasPrefix(line, "process_resident_memory_bytes ") {
+			process = true
+		}
+	}
+	if !process {
+		t.Error("nothing tells the memory of the process")
+	}
+	const golden = "testdata/metrics.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(ours.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), ours.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A service that is switched off has no metrics, rather than such that stay at zero.
+func TestNoService(t *testing.T) {
+	if n := testutil.CollectAndCount(Sources{}); n != 0 {
+		t.Errorf("%d metrics", n)
+	}
+}

@@ -1,0 +1,76 @@
+package boot
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"netroot/boot/host"
+	"netroot/boot/metrics"
+	"netroot/boot/nodes"
+)
+
+// watcher sees what happens, for people and for their monitoring.
+type watcher struct {
+	*nodes.Tracker
+	figures metrics.Sources
+	policy  *host.Live
+}
+
+// watch makes the watcher of a server. It writes to log what it finds; what it knows is kept in the store.
+func (s *Server) watch(log *slog.Logger) *watcher {
+	w := &watcher{Tracker: &nodes.Tracker{Log: log, Decide: s.Policy.Decide}, policy: s.Policy}
+	w.figures.Nodes = w.Stats
+	w.Open(s.Store.StateDir())
+	return w
+}
+
+// handlers are what HTTP answers beside files.
+func (w *watcher) handlers() map[string]http.Handler {
+	return map[string]http.Handler{
+		"/v1/nodes": w.monitorsOnly(w.Tracker),
+		"/metrics":  w.monitorsOnly(metrics.Handler(w.figures)),
+	}
+}
+
+// monitorsOnly refuses whoever is neither this machine nor among the policy's monitors: names, addresses and images of all
+// machines are not for everybody on their network.
+func (w *watcher) monitorsOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		client, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil || !mayMonitor(client.Addr().Unmap(), w.policy.Policy().Monitors) {
+			http.Error(rw, "only for this machine and for those under monitors: in netroot.yaml", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(rw, r)
+	})
+}
+
+func mayMonitor(client netip.Addr, monitors []netip.Prefix) bool {
+	return client.IsLoopback() || slices.ContainsFunc(monitors, func(p netip.Prefix) bool { return p.Contains(client) })
+}
+
+// stageUnit is what makes a machine report its last stage.
+const stageUnit = "usr/lib/systemd/system/multi-user.target.wants/netroot-stage-up.service"
+
+// reports says whether machines of an image report stages after switch-root: those with systemd do.
+func (e *exports) reports(ref string) bool {
+	_, img, err := e.Open("/" + ref)
+	if err != nil {
+		return false
+	}
+	i := img.Root()
+	for part := range strings.SplitSeq(stageUnit, "/") {
+		if !i.IsDir() {
+			return false
+		}
+		next, ok := img.Lookup(i, part)
+		if !ok {
+			return false
+		}
+		i = next
+	}
+	return true
+}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -233,6 +234,32 @@ func TestBadFiles(t *testing.T) {
 		}
 		if diff := cmp.Diff(string(want), got); diff != "" {
 			t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
+		}
+	}
+}
+
+// The README shows a policy that holds every key there is.
+func TestREADME(t *testing.T) {
+	data, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(data), "\n## Policy\n")
+	_, text, _ = strings.Cut(text, "```yaml\n")
+	text, _, _ = strings.Cut(text, "```\n")
+	p, err := Parse("README.md", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Hosts) < 4 || p.Fallback != "ignore" {
+		t.Errorf("read as %+v", p)
+	}
+	for _, c := range []any{config{}, menuEntry{}, networkEntry{}, hostEntry{}} {
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(c)) {
+			key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+			if !strings.Contains(text, key+": ") && !strings.Contains(text, key+":\n") {
+				t.Errorf("the example has no %s", key)
+			}
 		}
 	}
 }

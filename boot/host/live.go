@@ -138,7 +138,7 @@ func (l *Live) reload(path string, now stamp, log *slog.Logger) {
 		err = fmt.Errorf("%s is gone", l.Policy().File())
 	}
 	if err != nil {
-		log.Error("not reloaded", "reason", err.Error()+"\nthe policy that was read before stays in force")
+		log.Error("not reloaded", "reason", fmt.Errorf("%w\nthe policy that was read before stays in force", err))
 		return
 	}
 	log.Info("reloaded", "hosts", len(l.Policy().Hosts))

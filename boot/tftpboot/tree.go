@@ -222,7 +222,7 @@ func (v *view) script(m host.Machine, name string) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.MAC == nil {
+	if name == bootScript {
 		// Whoever did not come by our own offer still gets what is meant for this machine, if the server knows it.
 		text = strings.Replace(text, "#!ipxe\n", "#!ipxe\nchain "+base+scriptDir+"/"+ether+"${netX/mac:hexhyp} ||\n", 1)
 	}

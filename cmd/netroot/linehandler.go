@@ -8,10 +8,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"netroot/builder/strictyaml"
 )
 
 // lineHandler writes a log record as one line for people: "netroot: MESSAGE key=value …", with the time left to
-// the journal that keeps it. Values that hold spaces or quotes are quoted.
+// the journal that keeps it. Values that hold spaces or quotes are quoted; the faults of a file, which
+// have several lines, follow as they are. Nothing else may break the line: names come from the network.
 type lineHandler struct {
 	out    io.Writer
 	level  slog.Level
@@ -35,10 +38,16 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	b.WriteString(r.Message)
 	b.WriteString(h.prefix)
+	below := ""
 	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok && strictyaml.List(err) != nil {
+			below += "\n" + err.Error()
+			return true
+		}
 		writeAttr(&b, a)
 		return true
 	})
+	b.WriteString(strings.ReplaceAll(below, "\n", "\nnetroot: "))
 	b.WriteByte('\n')
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net"
@@ -38,10 +39,12 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serve answers on both ports until it is killed. Its events go to stdout.
+// serve answers machines whose MAC starts with 52 on both ports until it is killed. Its events go to stdout.
 func serve() error {
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
-	server := &Server{Decide: host.Default().Decide, Log: log}
+	server := &Server{Log: log, Decide: func(m host.Machine) host.Decision {
+		return host.Decision{Ignore: m.MAC[0] != 0x52}
+	}}
 	errs := make(chan error)
 	for _, port := range []uint16{portServer, portBootServer} {
 		conn, err := Listen(context.Background(), port, log)
@@ -61,14 +64,22 @@ func newSite(t testing.TB) site {
 	t.Helper()
 	needs(t, "ip", "nsenter")
 	s := site{namespace(t), namespace(t)}
+	for _, pid := range []int{s.srv, s.machine} {
+		runIn(t, pid, "ip link set lo up")
+	}
+	s.connect(t)
+	return s
+}
+
+// connect makes the link, and waits until it is up.
+func (s site) connect(t testing.TB) {
+	t.Helper()
 	runIn(t, s.srv, fmt.Sprintf("ip link add eth0 type veth peer name eth0 netns %d", s.machine))
 	for pid, addr := range map[int]string{s.srv: "10.77.0.3/24", s.machine: "10.77.0.150/24"} {
-		runIn(t, pid, "ip link set lo up")
 		runIn(t, pid, "ip addr add "+addr+" dev eth0")
 		runIn(t, pid, "ip link set eth0 up")
 	}
 	s.ready(t)
-	return s
 }
 
 // ready waits until both ends of the link carry packets. The kernel gives an interface its queue some time after its other
@@ -142,8 +153,8 @@ func within(t testing.TB, pid int, f func()) {
 	wg.Wait()
 }
 
-// serveOurs runs a Server on both ports, and returns when it has its sockets.
-func (s site) serveOurs(t testing.TB, server *Server) {
+// serveOurs runs a Server on both ports, and returns when it has its sockets. It ends by stop, or with the test.
+func (s site) serveOurs(t testing.TB, server *Server) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -161,15 +172,17 @@ func (s site) serveOurs(t testing.TB, server *Server) {
 			}
 		})
 	}
-	t.Cleanup(func() {
+	stop = func() {
 		cancel()
 		wg.Wait()
-	})
+	}
+	t.Cleanup(stop)
 	for range 2 {
 		if err := <-ready; err != nil {
 			t.Fatal(err)
 		}
 	}
+	return stop
 }
 
 // serveApart runs a server in a process of its own, its events going to a file, and returns when it answers.
@@ -258,6 +271,7 @@ func (s site) ask(t testing.TB, q question, wait time.Duration) []byte {
 	return receive(t, conn, q.port, wait)
 }
 
+// receive returns the next packet, which must come from the address that it says is its server's.
 func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration) []byte {
 	t.Helper()
 	conn.SetReadDeadline(time.Now().Add(wait))
@@ -266,8 +280,9 @@ func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration) [
 	if err != nil {
 		return nil
 	}
-	if from.String() != netip.AddrPortFrom(here, port).String() {
-		t.Errorf("the answer came from %v", from)
+	id, _ := hex.DecodeString(fields(buf[:n])["option 54"])
+	if server, _ := netip.AddrFromSlice(id); from.String() != netip.AddrPortFrom(server, port).String() {
+		t.Errorf("an answer of server %v came from %v", server, from)
 	}
 	return slices.Clone(buf[:n])
 }

@@ -137,7 +137,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 	files := guard.files(tree)
 
 	if s.Ports.DHCP != 0 {
-		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Links: neighbors, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
+		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Links: guard.neighbors, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
 		for _, port := range []int{s.Ports.DHCP, s.Ports.PXE} {
 			conn, err := proxydhcp.Listen(ctx, uint16(port), log)
 			if err != nil {

@@ -138,6 +138,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 
 	if s.Ports.DHCP != 0 {
 		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Links: guard.neighbors, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
+		watch.figures.DHCP = dhcp.Stats
 		for _, port := range []int{s.Ports.DHCP, s.Ports.PXE} {
 			conn, err := proxydhcp.Listen(ctx, uint16(port), log)
 			if err != nil {
@@ -156,6 +157,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
 		}
 		t := &tftp.Server{FS: files, Interfaces: func() []string { return s.Policy.Policy().Interfaces }, Log: log}
+		watch.transfers(t)
 		services = append(services, service{"tftp", l.Addr(), func(ctx context.Context) error { return t.Serve(ctx, l) }, l.Close})
 	}
 	if s.Ports.HTTP != 0 {

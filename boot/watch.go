@@ -10,6 +10,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/metrics"
 	"netroot/boot/nodes"
+	"netroot/boot/tftp"
 )
 
 // watcher sees what happens, for people and for their monitoring.
@@ -25,6 +26,14 @@ func (s *Server) watch(log *slog.Logger) *watcher {
 	w.figures.Nodes = w.Stats
 	w.Open(s.Store.StateDir())
 	return w
+}
+
+// transfers takes the figures of TFTP, and looks at its transfers before it says that a boot has stopped.
+func (w *watcher) transfers(t *tftp.Server) {
+	w.figures.TFTP = t.Stats
+	w.Busy = func(client netip.Addr) bool {
+		return slices.ContainsFunc(t.Transfers(), func(one tftp.Transfer) bool { return one.Client.Addr().Unmap() == client })
+	}
 }
 
 // handlers are what HTTP answers beside files.

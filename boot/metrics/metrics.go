@@ -11,11 +11,15 @@ import (
 
 	"netroot/boot/nfs"
 	"netroot/boot/nodes"
+	"netroot/boot/proxydhcp"
+	"netroot/boot/tftp"
 )
 
 // Sources are where figures come from; a service that is not served has none.
 type Sources struct {
 	Nodes func() nodes.Stats
+	DHCP  func() proxydhcp.Stats
+	TFTP  func() tftp.Stats
 	NFS   func() nfs.Stats
 }
 
@@ -33,6 +37,12 @@ func (s Sources) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCol
 func (s Sources) Collect(ch chan<- prometheus.Metric) {
 	if s.Nodes != nil {
 		collectNodes(ch, s.Nodes())
+	}
+	if s.DHCP != nil {
+		collectDHCP(ch, s.DHCP())
+	}
+	if s.TFTP != nil {
+		collectTFTP(ch, s.TFTP())
 	}
 	if s.NFS != nil {
 		collectNFS(ch, s.NFS())
@@ -59,6 +69,46 @@ func collectNodes(ch chan<- prometheus.Metric, s nodes.Stats) {
 		buckets[bound] = s.Duration.Buckets[i]
 	}
 	ch <- prometheus.MustNewConstHistogram(bootSeconds, s.Duration.Count, s.Duration.Sum, buckets)
+}
+
+var (
+	dhcpPackets   = desc("dhcp_packets_total", "DHCP packets that came in, by message type, whoever they were for.", "type")
+	dhcpMalformed = desc("dhcp_malformed_packets_total", "Packets on the DHCP ports that were no request.")
+	dhcpAnswers   = desc("dhcp_answers_total", "Answers to machines that boot, by message type.", "type")
+	dhcpRefused   = desc("dhcp_refused_total", "Machines that asked what to boot and got no answer.")
+	dhcpReceived  = desc("dhcp_received_bytes_total", "Bytes of DHCP packets that came in.")
+	dhcpSent      = desc("dhcp_sent_bytes_total", "Bytes of DHCP answers.")
+)
+
+func collectDHCP(ch chan<- prometheus.Metric, s proxydhcp.Stats) {
+	counters(ch, dhcpPackets, map[string]uint64{"discover": s.Discovers, "request": s.Requests, "inform": s.Informs, "other": s.Others})
+	counter(ch, dhcpMalformed, s.Malformed)
+	counters(ch, dhcpAnswers, map[string]uint64{"offer": s.Offers, "ack": s.Acks})
+	counter(ch, dhcpRefused, s.Refused)
+	counter(ch, dhcpReceived, s.BytesIn)
+	counter(ch, dhcpSent, s.BytesOut)
+}
+
+var (
+	tftpRequests    = desc("tftp_requests_total", "TFTP requests.")
+	tftpRefused     = desc("tftp_refused_total", "TFTP requests that were not served.")
+	tftpMalformed   = desc("tftp_malformed_packets_total", "Packets on the TFTP port that were no request.")
+	tftpTransfers   = desc("tftp_transfers_total", "TFTP transfers that ended, by how: read to the end, aborted, or a probe for the size.", "result")
+	tftpActive      = desc("tftp_active_transfers", "TFTP transfers under way.")
+	tftpSent        = desc("tftp_sent_bytes_total", "Bytes of files sent by TFTP.")
+	tftpRetransmits = desc("tftp_retransmits_total", "TFTP data packets sent again.")
+	tftpColdReads   = desc("tftp_cold_reads_total", "Reads for TFTP that waited for the disk.")
+)
+
+func collectTFTP(ch chan<- prometheus.Metric, s tftp.Stats) {
+	counter(ch, tftpRequests, s.Requests)
+	counter(ch, tftpRefused, s.Refused)
+	counter(ch, tftpMalformed, s.Malformed)
+	counters(ch, tftpTransfers, map[string]uint64{"read": s.Reads, "aborted": s.Aborted, "probe": s.Probes})
+	gauge(ch, tftpActive, float64(s.Active))
+	counter(ch, tftpSent, s.Bytes)
+	counter(ch, tftpRetransmits, s.Retransmits)
+	counter(ch, tftpColdReads, s.Cold)
 }
 
 var (

@@ -13,6 +13,8 @@ import (
 
 	"netroot/boot/nfs"
 	"netroot/boot/nodes"
+	"netroot/boot/proxydhcp"
+	"netroot/boot/tftp"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/metrics.txt")
@@ -26,6 +28,12 @@ func example() Sources {
 				Reached: map[string]uint64{"offer": 49, "up": 41}, Stalled: map[string]uint64{"initrd": 3, "offer": 0},
 				Duration: nodes.Histogram{Count: 41, Sum: 1640.5, Buckets: []uint64{0, 0, 0, 1, 33, 40, 41, 41, 41, 41, 41, 41}},
 			}
+		},
+		DHCP: func() proxydhcp.Stats {
+			return proxydhcp.Stats{Discovers: 101, Requests: 102, Informs: 103, Others: 104, Malformed: 105, Offers: 106, Acks: 107, Refused: 108, BytesIn: 109, BytesOut: 110}
+		},
+		TFTP: func() tftp.Stats {
+			return tftp.Stats{Requests: 201, Refused: 202, Malformed: 203, Reads: 204, Aborted: 205, Probes: 206, Active: 207, Bytes: 208, Retransmits: 209, Cold: 210}
 		},
 		NFS: func() nfs.Stats {
 			return nfs.Stats{Connections: 4, Accepted: 44, Calls: map[string]uint64{"READ": 1000, "LOOKUP": 200, "OTHER": 7}, Errors: 5, Stale: 1,

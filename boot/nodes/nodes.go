@@ -2,8 +2,8 @@
 // records the services log: they do not know it, and it knows nothing of their protocols.
 //
 // A record names a machine by its MAC, or by its address only; addresses are brought together with MACs by the records
-// that have both, by the names of the configuration files that boot loaders ask for, and by whoever can look neighbours up.
-// A machine of which only the address is known is one of its own until its MAC is learned.
+// that have both, and by the names of the configuration files that boot loaders ask for. A machine of which only the address
+// is known is one of its own until its MAC is learned.
 //
 // What is told is believed: a machine could tell stages that it never reached, or load another one's configuration. Nothing
 // is decided by what this package knows; it is for the people who look. It sees only what the services log: which file is
@@ -26,13 +26,11 @@ import (
 
 // A Tracker knows machines. Its zero value works; nothing is kept on disk before Open.
 type Tracker struct {
-	// MACOf looks up whose address this is, nil when nobody knows. It may be nil itself.
-	MACOf func(netip.Addr) net.HardwareAddr
 	// Decide says what a machine boots: whoever has a menu to choose from may wait in it. It may be nil.
 	Decide func(host.Machine) host.Decision
 	// Reports says whether machines of an image (IMAGE@GENERATION) report stages after switch-root; nil means that all do.
 	Reports func(image string) bool
-	// Busy says whether a transfer to that address is under way; it may be nil.
+	// Busy says whether a transfer to that address is under way, of which there is no record before its end; nil: it never is.
 	Busy func(netip.Addr) bool
 	// Log gets a record "stalled" for each boot that stops half-way; nil is silent.
 	Log *slog.Logger
@@ -113,12 +111,7 @@ func (t *Tracker) Observe(e Event) {
 		if e.Client.IsLoopback() {
 			return // somebody at the server itself
 		}
-		if t.MACOf != nil {
-			mac = t.MACOf(e.Client)
-		}
-		if mac == nil {
-			mac = macInName(e.File)
-		}
+		mac = macInName(e.File)
 	}
 	if mac == nil && !e.Client.IsValid() {
 		return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"path"
 	"slices"
 	"strings"
@@ -64,6 +65,17 @@ func (n *node) stall(how string) *stall {
 		s.client = n.Addresses[0].String()
 	}
 	return s
+}
+
+// Why guesses why the boot of a machine does not go on, "" when nothing is known of one.
+func (t *Tracker) Why(mac net.HardwareAddr) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byMAC[mac.String()]
+	if n == nil || len(n.Stages) == 0 {
+		return ""
+	}
+	return n.why()
 }
 
 // why guesses why the stage after the last one did not come.

@@ -2,8 +2,13 @@ package vm
 
 import (
 	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"netroot/boot/nodes"
 )
 
 // FailedError says that a machine did not come up, or came up unfit.
@@ -68,14 +73,8 @@ func diagnose(stage, mac string, console []Line, events []Event) string {
 		} else {
 			says = append(says, "netroot serve saw no PXE request of "+mac)
 		}
-	case "tftp":
-		says = append(says, "the PXE ROM took the offer but asked for no file")
-	case "kernel":
-		if reason := lastReason(events, "tftp", ""); reason != "" {
-			says = append(says, "a file was not sent: "+reason)
-		} else {
-			says = append(says, "kernel and initrd were not both loaded")
-		}
+	case "tftp", "kernel":
+		says = append(says, whyNotLoaded(mac, events))
 	case "initramfs":
 		says = append(says, "the kernel started no /init")
 	case "network", "nfs-root":
@@ -89,6 +88,26 @@ func diagnose(stage, mac string, console []Line, events []Event) string {
 		says = append(says, failedUnits(console))
 	}
 	return strings.Join(slices.DeleteFunc(says, func(s string) bool { return s == "" }), "; ")
+}
+
+// whyNotLoaded asks what tells the administrator of a real server the same. There is one machine in a lab, so an event
+// without a MAC is about this one.
+func whyNotLoaded(mac string, events []Event) string {
+	var tracker nodes.Tracker
+	machine, err := net.ParseMAC(mac)
+	if err != nil {
+		return ""
+	}
+	for _, e := range events {
+		of, err := net.ParseMAC(e.MAC)
+		if err != nil {
+			of = machine
+		}
+		client, _ := netip.ParseAddr(e.Client)
+		tracker.Observe(nodes.Event{Time: e.Time, Level: slog.LevelInfo, Message: e.Message, Service: e.Service, Client: client, MAC: of,
+			File: e.File, Bytes: e.Bytes, Seconds: e.Seconds, Reason: e.Reason})
+	}
+	return tracker.Why(machine)
 }
 
 // lastReason is why the server last refused something or broke it off.

@@ -67,7 +67,7 @@ func TestServer(t *testing.T) {
 		t.Errorf("healthz: %d %q", status, body)
 	}
 	// The menu names this server's address as the client knows it, the NFS port, and the exact generation.
-	root := fmt.Sprintf("root=nfs:127.0.0.1:/%s:vers=3,proto=tcp,nolock,port=%d,mountport=%d ", g.Ref(), ports.NFS, ports.NFS)
+	root := fmt.Sprintf("root=nfs:127.0.0.1:/%s:vers=3,proto=tcp,nolock,nocto,actimeo=86400,port=%d,mountport=%d ", g.Ref(), ports.NFS, ports.NFS)
 	status, menu := get("pxelinux.cfg/default")
 	if status != 200 || !strings.Contains(menu, root) {
 		t.Errorf("the menu: %d\n%s\nwant %s", status, menu, root)

@@ -236,7 +236,7 @@ func (s *site) happened(t *testing.T, want map[string]string) {
 func TestE2EMenuBootsTheNewest(t *testing.T) {
 	s := newSite(t)
 	console := s.power(t, clientMAC)
-	console.wait(t, "root=nfs:10.77.0.3:/tiny@2:vers=3,proto=tcp,nolock,port=2049,mountport=2049", 3*time.Minute)
+	console.wait(t, "root=nfs:10.77.0.3:/tiny@2:vers=3,proto=tcp,nolock,nocto,actimeo=86400,port=2049,mountport=2049", 3*time.Minute)
 	console.wait(t, "netroot-e2e: init runs", time.Minute)
 	// QEMU's BIOS copies the screen to the serial line, where pxelinux writes as well: each letter of an entry comes twice.
 	if !strings.Contains(console.String(), "Automatic boot in") {

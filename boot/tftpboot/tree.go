@@ -342,7 +342,7 @@ func (t *Tree) Cmdline(server netip.Addr, g store.Generation, d host.Decision) [
 		port = 2049
 	}
 	args := []string{
-		fmt.Sprintf("root=nfs:%s:/%s:vers=3,proto=tcp,nolock,port=%d,mountport=%d", server, g.Ref(), port, port),
+		fmt.Sprintf("root=nfs:%s:/%s:vers=3,proto=tcp,nolock,nocto,actimeo=86400,port=%d,mountport=%d", server, g.Ref(), port, port),
 		"ip=dhcp",
 	}
 	size := g.Manifest.OverlaySize

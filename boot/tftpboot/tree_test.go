@@ -86,7 +86,7 @@ func read(t *testing.T, fsys fs.FS, name string) string {
 func TestConfigurations(t *testing.T) {
 	tree, _ := newTree(t)
 	fsys := tree.FS(server, host.Machine{Interface: "eno1"})
-	const port = ":vers=3,proto=tcp,nolock,port=2049,mountport=2049 ip=dhcp "
+	const port = ":vers=3,proto=tcp,nolock,nocto,actimeo=86400,port=2049,mountport=2049 ip=dhcp "
 	menu := read(t, fsys, "pxelinux.cfg/default")
 	for _, want := range []string{
 		"UI menu.c32\n",

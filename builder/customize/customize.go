@@ -57,6 +57,7 @@ func (c *customizer) apply() error {
 		{"services", c.services},
 		{"netroot's own parts", func() error { return c.root.diskless(c.rec) }},
 		{"hooks", c.hooks},
+		{"what finds nothing to do", func() error { return c.root.trim(c.rec) }},
 		{"seal", func() error { return c.root.seal(c.rec) }},
 	} {
 		if err := c.ctx.Err(); err != nil {

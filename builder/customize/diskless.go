@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -48,10 +49,20 @@ var idle = []string{
 	"systemd-repart.service",      // partitions
 	"systemd-random-seed.service", // would seed every machine of the image alike; there is none to keep
 	"systemd-remount-fs.service",  // / is as the initramfs mounted it
+	// logind wants it, for machines with a screen; there udev loads it with the driver of the graphics card. Elsewhere it
+	// would be the largest module of the boot.
+	"modprobe@drm.service",
 }
 
+// flush moves the journal from memory to a disk. Where journald.conf.d says so it stays in memory.
+const flush = "systemd-journal-flush.service"
+
+// onDemand are mounts for which a boot would load the kernel module that they belong to. udev asks for them as soon as
+// somebody loads that module (99-systemd.rules).
+var onDemand = []string{"sys-fs-fuse-connections.mount", "sys-kernel-config.mount"}
+
 // idleGenerators look for disks, or for what was left on them, each time systemd reads its units; they are masked. One
-// with a table of its own stays when the root has that table.
+// with a table of its own stays when the root has that table, with a line in it.
 var idleGenerators = []struct{ name, table string }{
 	{"systemd-cryptsetup-generator", "/etc/crypttab"},
 	{"systemd-integritysetup-generator", "/etc/integritytab"},
@@ -60,6 +71,8 @@ var idleGenerators = []struct{ name, table string }{
 	{"systemd-hibernate-resume-generator", ""},
 	{"systemd-bless-boot-generator", ""},
 	{"systemd-system-update-generator", ""},
+	{"systemd-fstab-generator", "/etc/fstab"},
+	{"systemd-rc-local-generator", "/etc/rc.local"},
 }
 
 // Digest is the SHA-256, in hex, of what this package puts into every root: when it changes, roots built before are out
@@ -77,7 +90,7 @@ func Digest() string {
 	if err != nil {
 		panic(err) // embedded files are always there
 	}
-	fmt.Fprintln(h, wants, diskCare, idle, idleGenerators)
+	fmt.Fprintln(h, wants, diskCare, idle, onDemand, idleGenerators)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -161,7 +174,31 @@ func (r rootDir) diskless(rec *recipe.Recipe) error {
 			}
 		}
 	}
+	if r.exists("/usr/lib/udev/rules.d/99-systemd.rules") {
+		for _, unit := range onDemand {
+			if enables(rec, unit) {
+				continue
+			}
+			if err := r.remove(units + "sysinit.target.wants/" + unit); err != nil {
+				return err
+			}
+		}
+	}
 	return r.mask(rec)
+}
+
+// says tells that a file has a line that is no comment.
+func (r rootDir) says(name string) bool {
+	data, err := tree.ReadFile(r.fsys, strings.TrimPrefix(name, "/"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' && line[0] != ';' {
+			return true
+		}
+	}
+	return false
 }
 
 // enables tells that the recipe wants a unit, named with or without its type.
@@ -180,15 +217,48 @@ func (r rootDir) mask(rec *recipe.Recipe) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// modulesList is how systemd comes to read /etc/modules, on Debian.
+const modulesList = "/etc/modules-load.d/modules.conf"
+
+// trim takes out what finds nothing to do in this root. It comes after the hooks, which may give it something.
+func (r rootDir) trim(rec *recipe.Recipe) error {
+	if !r.hasSystemd() {
+		return nil
+	}
 	for _, g := range idleGenerators {
-		if g.table != "" && r.exists(g.table) {
+		if g.table != "" && r.says(g.table) {
 			continue
 		}
 		if err := r.symlink("/dev/null", "/etc/systemd/system-generators/"+g.name); err != nil {
 			return err
 		}
 	}
+	if !enables(rec, flush) && !r.keepsJournal() {
+		if err := r.symlink("/dev/null", "/etc/systemd/system/"+flush); err != nil {
+			return err
+		}
+	}
+	if !r.says("/etc/modules") && r.link(modulesList) == "../modules" {
+		return r.remove(modulesList)
+	}
 	return nil
+}
+
+// keepsJournal tells that somebody else says, too, where the journal is kept.
+func (r rootDir) keepsJournal() bool {
+	for _, dir := range []string{"/etc/systemd/journald.conf.d", "/usr/local/lib/systemd/journald.conf.d"} {
+		for _, name := range r.glob(dir, "*.conf") {
+			if r.says(name) {
+				return true
+			}
+		}
+	}
+	// Debian's own file says nothing but the name of its section.
+	data, err := tree.ReadFile(r.fsys, "etc/systemd/journald.conf")
+	return err == nil && regexp.MustCompile(`(?m)^\s*Storage\s*=`).Match(data)
 }
 
 // seal takes away what must not be the same on two machines, whatever made it, and marks the root as up to date. It comes last.

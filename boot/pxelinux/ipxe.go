@@ -51,7 +51,10 @@ func (m Menu) IPXEScript(base string) (string, error) {
 		}
 		b.WriteString(" || goto failed\nboot || goto failed\n")
 	}
-	b.WriteString(":failed\necho netroot: could not load the image; trying again in 10 seconds\nsleep 10\nreboot\n")
+	// The server may be starting again. To ask it anew is sooner done than a reboot, which takes a server machine minutes, and heeds
+	// a policy that has changed meanwhile.
+	fmt.Fprintf(&b, ":failed\necho netroot: could not load the image; trying again in 5 seconds\nsleep 5\nimgfree ||\n"+
+		"chain %sipxe/01-${netX/mac:hexhyp} || goto failed\n", base)
 	if m.Local && !m.Direct {
 		b.WriteString(":local\n" + leave)
 	}

@@ -172,7 +172,7 @@ func TestTwoNetworks(t *testing.T) {
 				t.Errorf("%s on network %d is offered %q, want %q", mac, i, offers[mac], want)
 			}
 		}
-		root := fmt.Sprintf("root=nfs:%s:/debian-12@1:vers=3,proto=tcp,nolock,port=2049,mountport=2049 ", side.server)
+		root := fmt.Sprintf("root=nfs:%s:/debian-12@1:vers=3,proto=tcp,nolock,nocto,actimeo=86400,port=2049,mountport=2049 ", side.server)
 		for _, url := range []string{"tftp://" + side.server + "/", "http://" + side.server + "/"} {
 			if got := s.load(t, url+"pxelinux.cfg/01-00-20-38-03-37-6c"); !strings.Contains(got, root) || !strings.Contains(got, "netroot.hostname=vmegr console=ttyS0,115200\n") {
 				t.Errorf("%s: the configuration of vmegr is\n%s", url, got)

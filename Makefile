@@ -14,8 +14,9 @@ all: build
 deps:
 	@.ci/deps
 
+# Without cgo a root that stays root can give up its capabilities on all threads, and the program runs on any Linux.
 build:
-	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o netroot ./cmd/netroot
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o netroot ./cmd/netroot
 
 demo: deps build
 	./netroot build --store $(STORE) $(RECIPE)

@@ -44,6 +44,9 @@ type Server struct {
 	Policy *host.Live // followed while it runs
 	Ports  Ports
 	Log    *slog.Logger // one record per event; nil is silent
+	// Opened is called once, by the goroutine that calls Run, when every port is open and nobody was answered yet; nil is
+	// nothing. An error ends the server.
+	Opened func() error
 }
 
 // A service is a listener that is open and the function that serves it until ctx ends.
@@ -75,6 +78,12 @@ func (s *Server) Run(ctx context.Context) error {
 	services, err := s.listen(ctx, guard, watch, log)
 	if err != nil {
 		return err
+	}
+	if s.Opened != nil {
+		if err := s.Opened(); err != nil {
+			closeAll(services)
+			return err
+		}
 	}
 	for _, sv := range services {
 		log.Info("listening", "service", sv.name, "address", sv.addr.String())
@@ -125,12 +134,16 @@ func checkInterfaces(names []string, links []neighbor.Link, log *slog.Logger) er
 	return nil
 }
 
+func closeAll(services []service) {
+	for _, sv := range services {
+		sv.close()
+	}
+}
+
 func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *slog.Logger) (services []service, err error) {
 	defer func() {
 		if err != nil {
-			for _, sv := range services {
-				sv.close()
-			}
+			closeAll(services)
 		}
 	}()
 	tree := &tftpboot.Tree{Log: log, Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
@@ -148,7 +161,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 		}
 	}
 	if s.Ports.TFTP != 0 {
-		state, err := tftp.OpenState(filepath.Join(s.Store.Dir(), "tftp.state"))
+		state, err := tftp.OpenState(filepath.Join(s.Store.StateDir(), "tftp.state"))
 		if err != nil { // then transfers end with this process, and that is all
 			log.Warn("not kept", "service", "tftp", "reason", err.Error())
 		}

@@ -90,7 +90,8 @@ func (s *Server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := append([]string{"serve", "--json", "--store", store, "--config", s.policy}, s.cfg.Args...)
+	// As root: the lab's folder, and a store that is not the system's, may be closed to others.
+	args := append([]string{"serve", "--json", "--store", store, "--config", s.policy, "--user", "root"}, s.cfg.Args...)
 	cmd := exec.Command(s.cfg.Program, args...)
 	cmd.Dir = s.lab.dir
 	s.stderr = newLineLog()

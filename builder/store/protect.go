@@ -107,7 +107,10 @@ func (s *Store) StateDir() string { return filepath.Join(s.dir, "state") }
 // with several names are left alone: that user may have put them there to be given somebody else's.
 func (s *Store) GiveState(uid, gid int) error {
 	dir := s.StateDir()
-	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+	switch err := os.Mkdir(dir, 0o750); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // there is no store yet, and nothing to serve
+	case err != nil && !errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("make folder for the server's state: %w", err)
 	}
 	d, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
@@ -115,7 +118,11 @@ func (s *Store) GiveState(uid, gid int) error {
 		return fmt.Errorf("give %s to user %d: %w", dir, uid, err)
 	}
 	defer d.Close()
-	if err := d.Chown(uid, gid); err != nil {
+	var own unix.Stat_t
+	if err = unix.Fstat(int(d.Fd()), &own); err == nil && (int(own.Uid) != uid || int(own.Gid) != gid) {
+		err = d.Chown(uid, gid)
+	}
+	if err != nil {
 		return fmt.Errorf("give %s to user %d: %w", dir, uid, err)
 	}
 	names, err := d.Readdirnames(-1)
@@ -128,7 +135,7 @@ func (s *Store) GiveState(uid, gid int) error {
 			continue // gone since
 		}
 		var st unix.Stat_t
-		if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 {
+		if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 && (int(st.Uid) != uid || int(st.Gid) != gid) {
 			err = unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
 		}
 		unix.Close(fd)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,6 +63,9 @@ func (c *cli) build(ctx context.Context, arg string, f buildFlags) error {
 	}
 	b, err := c.builder(f.mirror, f.jobs)
 	if err != nil {
+		return err
+	}
+	if err := errors.Join(b.Store.Prepare(), protect(b.Store, b.Log)); err != nil {
 		return err
 	}
 	options := builder.Options{Force: f.force, Candidate: f.verify}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netroot/boot/privilege"
 	"netroot/boot/vm"
 	"netroot/builder/check"
 	"netroot/builder/progress"
@@ -34,6 +35,9 @@ const (
 type cli struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+
+	// limit starts the program again with less privileges; nil where this is not the program.
+	limit func(privilege.Account) error
 
 	storeDir, configFile, progressMode string
 	json, verbose                      bool

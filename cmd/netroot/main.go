@@ -5,18 +5,23 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
+	"netroot/boot/privilege"
 	"netroot/builder/chroot"
 )
 
 // version is set by the linker.
 var version = "unknown"
 
+// The main thread is the one that the kernel takes for the process; serve changes what it may do.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	chroot.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := (&cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).run(ctx, os.Args[1:])
+	code := (&cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, limit: privilege.Limit}).run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
 }

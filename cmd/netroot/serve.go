@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +21,7 @@ const (
 
 func (c *cli) serveCommand() *cobra.Command {
 	var interfaces []string
+	var user string
 	var noDHCP, noTFTP, noHTTP, noNFS bool
 	ports := boot.DefaultPorts
 	cmd := &cobra.Command{
@@ -28,7 +31,10 @@ func (c *cli) serveCommand() *cobra.Command {
 that one goes on giving out addresses, netroot only says what to boot and serves it.
 
 Without a policy file every machine on every interface is offered a menu of all images, the newest first.
-Each event is one line on standard error, or with --json one JSON object per line on standard output.`,
+Each event is one line on standard error, or with --json one JSON object per line on standard output.
+
+Started by root it goes on as the user netroot, where there is one, when its ports are open, and keeps no capability. With
+"default: ignore" in the policy, TFTP, HTTP and NFS answer only machines that are listed.`,
 		Example: `  netroot serve
   netroot serve --interface eno1 --interface eno2 --config site.yaml
   netroot serve --no-dhcp --no-tftp        # HTTP and NFS only, beside somebody else's proxy`,
@@ -46,11 +52,12 @@ Each event is one line on standard error, or with --json one JSON object per lin
 			if noNFS {
 				ports.NFS, ports.Portmap = 0, 0
 			}
-			return c.serve(cmd.Context(), interfaces, ports)
+			return c.serve(cmd.Context(), interfaces, user, ports)
 		},
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&interfaces, "interface", nil, "answer on this interface only; may be repeated (default: those of the policy, else all)")
+	f.StringVar(&user, "user", "", "run as this user once the ports are open (default: "+serverName+" where there is one)")
 	f.BoolVar(&noDHCP, "no-dhcp", false, "do not answer DHCP")
 	f.BoolVar(&noTFTP, "no-tftp", false, "do not serve TFTP")
 	f.BoolVar(&noHTTP, "no-http", false, "do not serve HTTP")
@@ -64,17 +71,13 @@ Each event is one line on standard error, or with --json one JSON object per lin
 	return cmd
 }
 
-func (c *cli) serve(ctx context.Context, interfaces []string, ports boot.Ports) error {
+func (c *cli) serve(ctx context.Context, interfaces []string, user string, ports boot.Ports) error {
 	for name, port := range map[string]int{"dhcp": ports.DHCP, "pxe": ports.PXE, "tftp": ports.TFTP, "http": ports.HTTP, "nfs": ports.NFS, "portmap": ports.Portmap} {
 		if port < 0 || port > 65535 {
 			return usageError{fmt.Errorf("--%s-port %d: ports go from 1 to 65535", name, port)}
 		}
 	}
 	s, err := c.openStore()
-	if err != nil {
-		return err
-	}
-	policy, err := c.livePolicy(interfaces)
 	if err != nil {
 		return err
 	}
@@ -86,7 +89,28 @@ func (c *cli) serve(ctx context.Context, interfaces []string, ports boot.Ports) 
 		}
 		log = slog.New(slog.NewJSONHandler(c.stdout, &slog.HandlerOptions{Level: level}))
 	}
+	account, reason, err := account(user)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		if err := errors.Join(protect(s, log), s.GiveState(account.UID, account.GID)); err != nil {
+			return err
+		}
+		if c.limit != nil {
+			if err := c.limit(account); err != nil {
+				return err
+			}
+		}
+	}
+	policy, err := c.livePolicy(interfaces)
+	if err != nil {
+		return err
+	}
 	server := &boot.Server{Store: s, Policy: policy, Ports: ports, Log: log}
+	if c.limit != nil {
+		server.Opened = func() error { return settle(account, reason, s, policy.Policy().File(), log) }
+	}
 	return server.Run(ctx)
 }
 

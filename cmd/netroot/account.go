@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+
+	"netroot/boot/privilege"
+	"netroot/builder/store"
+)
+
+// serverName is the user that serve runs as, and the group that may read the store.
+const serverName = "netroot"
+
+// account finds what serve is to run as: the user of that name; without a name the user netroot where there is one.
+func account(name string) (a privilege.Account, reason string, err error) {
+	unknown := user.UnknownUserError("")
+	switch {
+	case os.Geteuid() != 0:
+		a, err = privilege.Lookup("", serverName)
+		if err == nil && name != "" && name != a.Name {
+			err = usageError{fmt.Errorf("--user %s: only root can serve as another user; this is %s", name, a.Name)}
+		}
+	case name != "":
+		if a, err = privilege.Lookup(name, serverName); err != nil {
+			err = usageError{fmt.Errorf("--user %s: %w", name, err)}
+		}
+	default:
+		if a, err = privilege.Lookup(serverName, serverName); errors.As(err, &unknown) {
+			a, err = privilege.Lookup("root", serverName)
+			reason = "there is no user " + serverName + "; make one with: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin " + serverName
+		}
+	}
+	return a, reason, err
+}
+
+// protect closes the store to everybody but root and the group netroot, and says what was open.
+func protect(s *store.Store, log *slog.Logger) error {
+	gid := store.NoGroup
+	if g, err := user.LookupGroup(serverName); err == nil {
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return fmt.Errorf("protect store: group %s has the ID %q", serverName, g.Gid)
+		}
+	}
+	corrected, err := s.Protect(gid)
+	for _, what := range corrected {
+		log.Warn("corrected", "reason", what)
+	}
+	return err
+}
+
+// settle gives up what was needed to open the ports.
+func settle(a privilege.Account, reason string, s *store.Store, policy string, log *slog.Logger) error {
+	if os.Geteuid() == 0 { // what was made since the start
+		if err := s.GiveState(a.UID, a.GID); err != nil {
+			return err
+		}
+	}
+	if err := privilege.Drop(a); err != nil {
+		return err
+	}
+	if err := readable(a, s, policy); err != nil {
+		return err
+	}
+	if reason == "" {
+		log.Info("runs", "user", a.Name)
+	} else {
+		log.Info("runs", "user", a.Name, "reason", reason)
+	}
+	return nil
+}
+
+// readable says what a server that has given up its privileges could not read any more, at the start instead of in the middle
+// of a boot or when the policy is read again.
+func readable(a privilege.Account, s *store.Store, policy string) error {
+	look := func(path string, open func(string) error) error {
+		if path == "" {
+			return nil
+		}
+		if err := open(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("serve runs as user %s, who cannot read %s: %w; let the group %s read it, or serve with --user root", a.Name, path, err, serverName)
+		}
+		return nil
+	}
+	return errors.Join(
+		look(filepath.Join(s.Dir(), "images"), func(path string) error {
+			_, err := os.ReadDir(path)
+			return err
+		}),
+		look(policy, func(path string) error {
+			f, err := os.Open(path)
+			if err == nil {
+				f.Close()
+			}
+			return err
+		}))
+}

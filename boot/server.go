@@ -71,6 +71,11 @@ func (s *Server) Run(ctx context.Context) error {
 		log = slog.New(slog.DiscardHandler)
 	}
 	watch := s.watch(log)
+	if forget, err := s.Policy.Remember(s.Store.StateDir()); err == nil {
+		defer forget()
+	} else {
+		log.Warn("not kept", "service", "policy", "reason", err.Error())
+	}
 	log = slog.New(newJournal(watch.Handler(log.Handler()), guard.name))
 	if err := checkInterfaces(s.Policy.Policy().Interfaces, neighbors.Links(), log); err != nil {
 		return err

@@ -23,6 +23,7 @@ type Live struct {
 	paths      []string // the first that there is becomes the only one
 	interfaces []string // instead of those of the file
 	policy     atomic.Pointer[Policy]
+	memory     memory
 	stamp      stamp
 	interval   time.Duration // pollInterval, and less in tests
 }
@@ -55,8 +56,11 @@ func Fixed(p *Policy) *Live {
 // Policy returns the policy in force at this moment.
 func (l *Live) Policy() *Policy { return l.policy.Load() }
 
-// Decide says what m gets at this moment.
-func (l *Live) Decide(m Machine) Decision { return l.Policy().Decide(m) }
+// Decide says what m gets at this moment. One that asked with a UUID before is known by its MAC from then on.
+func (l *Live) Decide(m Machine) Decision {
+	p := l.Policy()
+	return p.Decide(l.memory.complete(p, m))
+}
 
 func (l *Live) set(p *Policy) {
 	if len(l.interfaces) > 0 {

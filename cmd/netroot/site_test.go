@@ -43,9 +43,11 @@ var acceleratorSides = []struct{ network, server, machine string }{
 const (
 	machineMAC  = "00:20:38:03:37:6c" // vmegr's, of the one that asks
 	strangerMAC = "02:00:00:00:00:09"
+	machineUUID = "58b41815-581e-c62a-d4e2-f44d30606469" // in every DISCOVER here
 )
 
-func openAccelerator(t *testing.T) (s *guarded, policy, store string) {
+// openAccelerator serves a policy on those networks.
+func openAccelerator(t *testing.T, text string) (s *guarded, policy, store string) {
 	t.Helper()
 	needTools(t, "dnsmasq", "curl", "ip")
 	var networks []netip.Prefix
@@ -68,7 +70,7 @@ func openAccelerator(t *testing.T) (s *guarded, policy, store string) {
 		s.sh(t, vm.NSLab, fmt.Sprintf("ip link set br%d address %s && ip addr add %s%s dev br%d", i, machineMAC, side.machine, bits, i))
 	}
 	policy, store = filepath.Join(t.TempDir(), "netroot.yaml"), testStore(t)
-	if err := os.WriteFile(policy, []byte(accelerator), 0o644); err != nil {
+	if err := os.WriteFile(policy, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range tftpboot.LoaderFiles() {
@@ -112,10 +114,10 @@ func (s *guarded) discover(t *testing.T, network int, macs ...string) map[string
 			if err != nil {
 				return err
 			}
-			p := make([]byte, 300)
+			p := make([]byte, 320)
 			p[0], p[1], p[2], p[10] = 1, 1, 6, 0x80
 			copy(p[28:], hw)
-			copy(p[236:], "\x63\x82\x53\x63\x35\x01\x01\x5d\x02\x00\x00\x5e\x03\x01\x02\x01\x3c\x20PXEClient:Arch:00000:UNDI:002001\xff")
+			copy(p[236:], "\x63\x82\x53\x63\x35\x01\x01\x5d\x02\x00\x00\x5e\x03\x01\x02\x01\x3c\x20PXEClient:Arch:00000:UNDI:002001\x61\x11\x00\x58\xb4\x18\x15\x58\x1e\xc6\x2a\xd4\xe2\xf4\x4d\x30\x60\x64\x69\xff")
 			if _, err := conn.WriteTo(p, &net.UDPAddr{IP: net.IPv4bcast, Port: 67}); err != nil {
 				return err
 			}
@@ -157,7 +159,7 @@ func (s *guarded) load(t *testing.T, url string) string {
 // ignored, and so are those taken out, until they are put in again.
 func TestTwoNetworks(t *testing.T) {
 	t.Parallel()
-	s, policy, store := openAccelerator(t)
+	s, policy, store := openAccelerator(t, accelerator)
 	listed := []string{"00:20:38:05:b6:bc", "00:20:38:05:b6:bd", "00:20:38:06:46:ac", "00:20:38:06:46:ad", "00:20:38:06:46:ae",
 		"00:20:38:03:37:6e", "00:20:38:01:b9:fe", "00:20:38:01:b9:ff", machineMAC}
 	disabled := []string{"00:20:38:03:37:6f", "00:20:38:03:37:5b", "00:20:38:03:5d:dc", "00:20:38:03:5d:d9"}
@@ -212,6 +214,35 @@ func TestTwoNetworks(t *testing.T) {
 
 	edit("default: ignore", "default: menu", "reloaded")
 	t.Run("laid out", func(t *testing.T) { laidOut(t, s, policy, store) })
+}
+
+// A machine that is listed by its UUID alone tells it by DHCP; what it loads then is asked for by its MAC, also from a server that
+// was started since.
+func TestKnownByUUID(t *testing.T) {
+	t.Parallel()
+	s, _, _ := openAccelerator(t, "default: ignore\nhosts:\n  - {name: board, uuid: "+machineUUID+", image: debian-12}\n")
+	server := acceleratorSides[0].server
+	if out, err := s.run(t, vm.NSLab, "curl", "-s", "-f", "-m", "10", "tftp://"+server+"/debian-12/1/vmlinuz"); err == nil {
+		t.Errorf("somebody of whom nothing is known loads %q", out)
+	}
+	if got := s.discover(t, 0, machineMAC)[machineMAC]; got != server+" pxelinux.0" {
+		t.Errorf("it is offered %q", got)
+	}
+	loads := func() {
+		t.Helper()
+		if got := s.load(t, "tftp://"+server+"/pxelinux.cfg/"+machineUUID); !strings.Contains(got, "netroot.hostname=board\n") {
+			t.Errorf("its configuration is\n%s", got)
+		}
+		if got := s.load(t, "http://"+server+"/debian-12/1/vmlinuz"); got != "the kernel" {
+			t.Errorf("the kernel is %q", got)
+		}
+	}
+	loads()
+	s.server.Kill()
+	if err := s.server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	loads()
 }
 
 // laidOut compares the tree that tftpboot writes with what the server sends to a machine that is not listed, byte by byte.

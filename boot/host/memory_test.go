@@ -1,0 +1,112 @@
+package host
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const byUUID = `default: ignore
+hosts:
+  - {name: board, uuid: 58b41815-581e-c62a-d4e2-f44d30606469, image: one}
+  - {name: card, mac: "00:20:38:03:37:6c", image: two}
+`
+
+// A machine that is listed by its UUID alone tells it by DHCP, and then only its MAC is seen.
+func TestMemory(t *testing.T) {
+	p, err := Parse("netroot.yaml", []byte(byUUID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "state")
+	file := filepath.Join(dir, "uuids")
+	live := Fixed(p)
+	forget, err := live.Remember(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	board, card := mac("02:00:00:00:00:01"), mac("00:20:38:03:37:6c")
+	const uuid, other = "58b41815-581e-c62a-d4e2-f44d30606469", "58b41815-581e-c62a-d4e2-f44d30606460"
+	if d := live.Decide(Machine{MAC: board}); !d.Ignore {
+		t.Errorf("before it told its UUID: %+v", d)
+	}
+	for range 3 {
+		if d := live.Decide(Machine{MAC: board, UUID: uuid}); d.Name != "board" {
+			t.Errorf("with its UUID: %+v", d)
+		}
+	}
+	if d := live.Decide(Machine{MAC: board}); d.Ignore || d.Name != "board" || d.Image != "one" {
+		t.Errorf("after it told its UUID: %+v", d)
+	}
+	// Who is listed by MAC is that, whatever board it is in; what nobody lists is not kept.
+	live.Decide(Machine{MAC: card, UUID: uuid})
+	live.Decide(Machine{MAC: mac("02:00:00:00:00:02"), UUID: other})
+	data, err := os.ReadFile(file)
+	if want := "02:00:00:00:00:01 " + uuid + "\n"; err != nil || string(data) != want {
+		t.Errorf("kept: %q, %v; want %q", data, err, want)
+	}
+	if err := forget(); err != nil {
+		t.Error(err)
+	}
+
+	// The next server knows it, also when this one was killed while it wrote.
+	if err := os.WriteFile(file, append(data, "02:00:00:00:00:03 58b4"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next := Fixed(p)
+	forget, err = next.Remember(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := next.Decide(Machine{MAC: board}); d.Name != "board" {
+		t.Errorf("after a restart: %+v", d)
+	}
+	if d := next.Decide(Machine{MAC: mac("02:00:00:00:00:03")}); !d.Ignore {
+		t.Errorf("half a line: %+v", d)
+	}
+	later := mac("02:00:00:00:00:04")
+	next.Decide(Machine{MAC: later, UUID: uuid})
+	if err := forget(); err != nil {
+		t.Error(err)
+	}
+	third := Fixed(p)
+	forget, err = third.Remember(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer forget()
+	if d := third.Decide(Machine{MAC: later}); d.Name != "board" {
+		t.Errorf("learned behind half a line: %+v", d)
+	}
+	// A policy that lists it no longer does not serve it.
+	p, err = Parse("netroot.yaml", []byte(strings.Replace(byUUID, uuid, other, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.set(p)
+	if d := next.Decide(Machine{MAC: board}); !d.Ignore {
+		t.Errorf("not listed any more: %+v", d)
+	}
+}
+
+// Addresses that somebody makes up fill the memory to its bound and no further.
+func TestMemoryIsBounded(t *testing.T) {
+	p, err := Parse("netroot.yaml", []byte(byUUID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := Fixed(p)
+	for i := range 2 * maxRemembered {
+		live.Decide(Machine{MAC: []byte{2, 0, 0, 0, byte(i >> 8), byte(i)}, UUID: "58b41815-581e-c62a-d4e2-f44d30606469"})
+	}
+	if n := len(live.memory.uuid); n != maxRemembered {
+		t.Errorf("%d machines are remembered, and the bound is %d", n, maxRemembered)
+	}
+}
+
+func TestMemoryWithoutAFile(t *testing.T) {
+	if _, err := Fixed(Default()).Remember(filepath.Join(t.TempDir(), "no", "state")); err == nil {
+		t.Error("a folder that is not there was written to")
+	}
+}

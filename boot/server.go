@@ -20,6 +20,7 @@ import (
 	"netroot/boot/httpd"
 	"netroot/boot/neighbor"
 	"netroot/boot/nfs"
+	"netroot/boot/portowner"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftp"
 	"netroot/boot/tftpboot"
@@ -229,7 +230,12 @@ func (s *Server) portmap(n *nfs.Server, log *slog.Logger) (service, bool) {
 func taken(name string, port int, flag string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("port %d for %s is taken by another program: %w; stop that one, give another --%s-port, or --no-%s", port, name, err, flag, flag)
+		protocol := "tcp"
+		if name == "TFTP" {
+			protocol = "udp"
+		}
+		owner := portowner.Of(protocol, uint16(port))
+		return fmt.Errorf("port %d for %s is taken by %v: %w; stop that one, give another --%s-port, or --no-%s", port, name, owner, err, flag, flag)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("port %d for %s needs root: %w; run with sudo, or give another --%s-port", port, name, err, flag)
 	}

@@ -1,20 +1,17 @@
 package proxydhcp
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/boot/portowner"
 )
 
 // Listen opens the UDP socket for Serve: port 67 or 4011, on every address, able to broadcast.
@@ -39,7 +36,7 @@ func Listen(ctx context.Context, port uint16, log *slog.Logger) (*net.UDPConn, e
 	case !errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
 	}
-	owner := portOwner(port)
+	owner := portowner.Of("udp", port)
 	if port == portServer {
 		if shared, err := listen(ctx, port, true); err == nil {
 			log.Warn("shared", "service", "dhcp", "reason", fmt.Sprintf("UDP port %d is also open in %s; if that one serves the same network, stop it", port, owner))
@@ -88,55 +85,4 @@ func control(conn *net.UDPConn, f func(fd int) error) error {
 		return err
 	}
 	return failed
-}
-
-// portOwner names the process that holds a UDP port: "dnsmasq (pid 1234)", or "another process" when /proc does not tell.
-func portOwner(port uint16) string {
-	inodes := map[string]bool{}
-	f, err := os.Open("/proc/thread-self/net/udp")
-	if err != nil {
-		return "another process"
-	}
-	defer f.Close()
-	for _, inode := range udpInodes(f, port) {
-		inodes["socket:["+inode+"]"] = true
-	}
-	pids, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range pids {
-		fds, err := os.ReadDir(dir + "/fd")
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			if target, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err != nil || !inodes[target] {
-				continue
-			}
-			pid := filepath.Base(dir)
-			if pid == strconv.Itoa(os.Getpid()) {
-				return "this very process"
-			}
-			if name, err := os.ReadFile(dir + "/comm"); err == nil {
-				return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
-			}
-		}
-	}
-	return "another process"
-}
-
-// udpInodes returns the inodes of the sockets bound to port in a table laid out as /proc/net/udp (proc(5)):
-// "sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …" with addresses as HEX:PORT.
-func udpInodes(r io.Reader, port uint16) []string {
-	var found []string
-	sc := bufio.NewScanner(r)
-	for sc.Scan() {
-		f := strings.Fields(sc.Text())
-		if len(f) < 10 {
-			continue
-		}
-		_, hex, ok := strings.Cut(f[1], ":")
-		if n, err := strconv.ParseUint(hex, 16, 16); ok && err == nil && uint16(n) == port && f[9] != "0" {
-			found = append(found, f[9])
-		}
-	}
-	return found
 }

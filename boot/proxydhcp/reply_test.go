@@ -169,15 +169,3 @@ func TestPickLocal(t *testing.T) {
 		t.Error("an interface without addresses has one")
 	}
 }
-
-func TestUDPTable(t *testing.T) {
-	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
-  115: 00000000:0043 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4242 2 0000000000000000 0
-  116: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4243 2 0000000000000000 0
-garbage
-  117: 0302A8C0:0043 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4244 2 0000000000000000 0
-`
-	if got := udpInodes(strings.NewReader(table), 67); !slices.Equal(got, []string{"4242", "4244"}) {
-		t.Errorf("got %v", got)
-	}
-}

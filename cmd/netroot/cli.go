@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netroot/boot/doctor"
 	"netroot/boot/privilege"
 	"netroot/boot/vm"
 	"netroot/builder/check"
@@ -26,7 +27,7 @@ const (
 	exitDone    = 0
 	exitFailed  = 1
 	exitUsage   = 2 // wrong usage, invalid recipe or configuration
-	exitUnfit   = 3 // check or verify found the image unfit
+	exitUnfit   = 3 // check or verify found the image unfit, or doctor something in the way
 	exitBusy    = 4 // another build holds the image
 	systemStore = "/var/lib/netroot"
 )
@@ -70,6 +71,7 @@ func exitCode(err error) int {
 		busy   *store.BusyError
 		unfit  *check.UnfitError
 		failed *vm.FailedError
+		faults *doctor.FaultError
 	)
 	switch {
 	case err == nil:
@@ -78,7 +80,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &busy):
 		return exitBusy
-	case errors.As(err, &unfit), errors.As(err, &failed):
+	case errors.As(err, &unfit), errors.As(err, &failed), errors.As(err, &faults):
 		return exitUnfit
 	}
 	return exitFailed
@@ -96,7 +98,7 @@ func (c *cli) command() *cobra.Command {
 		Long: `netroot assembles an operating system from a recipe, publishes it as an immutable image, hands it to
 machines by proxy-DHCP, TFTP, HTTP and NFS beside the DHCP server that is already there, and proves in QEMU that it boots.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or invalid recipe, 3 the image is unfit, 4 another build holds the image.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage or invalid recipe, 3 the image is unfit or something is in the way of machines, 4 another build holds the image.`,
 		Example: `  netroot build debian-12        # as root: build the shipped recipe
   netroot verify debian-12       # boot it in QEMU
   netroot serve                  # hand it to the machines on this network`,
@@ -121,7 +123,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or invalid recipe, 3 the image is un
 		c.buildCommand(), c.serveCommand(), c.nodesCommand(), c.verifyCommand(),
 		c.imagesCommand(), c.showCommand(), c.diffCommand(), c.rollbackCommand(), c.promoteCommand(), c.gcCommand(), c.exportCommand(),
 		c.lockCommand(), c.checkCommand(), c.initramfsCommand(), c.tftpbootCommand(),
-		c.importDnsmasqCommand(), c.recipesCommand(), c.schemaCommand(), c.versionCommand(),
+		c.importDnsmasqCommand(), c.doctorCommand(), c.recipesCommand(), c.schemaCommand(), c.versionCommand(),
 	)
 	asUsageErrors(root)
 	return root

@@ -60,9 +60,14 @@ func readOffer(p []byte) (offer, error) {
 	if r.Type != messageOffer {
 		return offer{}, errors.New("not an offer")
 	}
-	o := offer{xid: r.XID, mac: slices.Clone(r.MAC), options: r.Options, your: netip.AddrFrom4([4]byte(p[16:20])), server: netip.AddrFrom4([4]byte(p[20:24]))}
+	o := offer{xid: r.XID, mac: slices.Clone(r.MAC), options: map[byte][]byte{}, your: netip.AddrFrom4([4]byte(p[16:20])), server: netip.AddrFrom4([4]byte(p[20:24]))}
+	for code := byte(1); code < 255; code++ {
+		if v := r.Option(code); v != nil {
+			o.options[code] = v
+		}
+	}
 	var overload byte
-	if v := r.Options[52]; len(v) == 1 {
+	if v := o.options[52]; len(v) == 1 {
 		overload = v[0]
 	}
 	text := func(b []byte) string {

@@ -345,7 +345,7 @@ func (e expressions) equal(o operand, right json.RawMessage) truth {
 	case isSet || x.Set != nil || len(right) > 0 && right[0] == '[':
 		any := no
 		for _, element := range e.elements(right) {
-			any = max(any, e.equal(o, element))
+			any = max(any, expressions{}.equal(o, element)) // a set holds no sets
 		}
 		return any
 	case x.Elem != nil:

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -111,10 +112,14 @@ func (d *Doctor) interfaces() (list []iface, findings []Finding, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the interfaces: %w", err)
 	}
+	var have []string
+	for _, i := range all {
+		have = append(have, i.Name)
+	}
 	for _, name := range d.Policy.Interfaces {
-		if !slices.ContainsFunc(all, func(i net.Interface) bool { return i.Name == name }) {
-			findings = append(findings, Finding{Level: Fault, About: name, What: "the policy names this interface, and there is none: serve does not start",
-				WayOut: "correct interfaces: in " + d.Policy.File()})
+		if !slices.Contains(have, name) {
+			findings = append(findings, Finding{Level: Fault, About: name, What: "there is no such interface, and serve does not start for it",
+				WayOut: "correct the name; this machine has " + strings.Join(have, ", ")})
 		}
 	}
 	for _, i := range all {

@@ -284,7 +284,7 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("a lease was taken: %s, %v", leases, err)
 	}
 	got = s.look(t, "interfaces: [eth0, eno9]\n", nil)
-	expect(t, "an interface that is not there", got["eno9"], "fault: there is none")
+	expect(t, "an interface that is not there", got["eno9"], "fault: there is no such interface")
 	if got["eth1"] != nil {
 		t.Errorf("an interface that is not named: %s", show(got["eth1"]))
 	}

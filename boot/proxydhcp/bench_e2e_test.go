@@ -28,12 +28,12 @@ func BenchmarkProxyDHCP(b *testing.B) {
 	for _, q := range []struct{ name, question string }{{"discover", "discover"}, {"bootserver", "boot server"}} {
 		b.Run(q.name, func(b *testing.B) {
 			peers := []*peer{newPeer(b, "netroot"), newPeer(b, "dnsmasq")}
-			const rounds = 5
+			const rounds = 9
 			for range b.N {
 				for range rounds {
 					for _, p := range peers {
-						p.flood(b, asked[q.question], time.Second)
-						p.pace(b, asked[q.question], time.Second, 1000)
+						p.flood(b, asked[q.question], time.Second/2)
+						p.pace(b, asked[q.question], time.Second/2, 1000)
 					}
 				}
 			}

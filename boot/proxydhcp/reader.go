@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	maxReaders = 4
-	batch      = 32   // packets read and sent with one system call
-	maxPacket  = 4096 // longer ones are read as far as that
+	batch     = 32   // packets read and sent with one system call
+	maxPacket = 4096 // longer ones are read as far as that
 )
 
-// A reader moves packets: it reads those that wait, has each answered, sends the answers, and only then tells of them.
+// A reader moves packets: it reads those that wait, has each answered, sends the answers, and only then tells of them. There
+// is one to a socket: a second one answers no more in sum, and waking it up made each answer wait twice as long.
 type reader struct {
 	server *Server
 	pc     *ipv4.PacketConn

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"sync"
 	"time"
 
@@ -69,16 +68,10 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	events := make(chan slog.Record, eventsQueued)
 	var writing sync.WaitGroup
 	writing.Go(func() { s.write(log, events) })
-	var reading sync.WaitGroup
-	failed := make(chan error, maxReaders)
-	for range min(runtime.GOMAXPROCS(0), maxReaders) {
-		r := newReader(s, pc, links, log, uint16(local.Port), events)
-		reading.Go(func() { failed <- r.run(ctx) })
-	}
-	reading.Wait()
+	err := newReader(s, pc, links, log, uint16(local.Port), events).run(ctx)
 	close(events)
 	writing.Wait()
-	if err := <-failed; err != nil {
+	if err != nil {
 		return fmt.Errorf("serve proxy DHCP on %v: %w", local, err)
 	}
 	return nil

@@ -64,13 +64,13 @@ func (r *refusals) due(now time.Time, end bool) []slog.Record {
 		}
 		record := seen.record.Clone()
 		record.Time = now
-		record.Add("suppressed", seen.count)
+		record.Add("repeated", seen.count)
 		records = append(records, record)
 		seen.said, seen.count = now, 0
 	}
 	if r.excess > 0 {
 		record := slog.NewRecord(now, slog.LevelInfo, "refused", 0)
-		record.Add("service", "dhcp", "reason", "more machines than are told apart", "suppressed", r.excess)
+		record.Add("service", "dhcp", "reason", "more machines than are told apart", "repeated", r.excess)
 		records = append(records, record)
 		r.excess = 0
 	}

@@ -268,15 +268,20 @@ func (s site) ask(t testing.TB, q question, wait time.Duration) []byte {
 	if _, err := conn.WriteTo(q.packet, q.target()); err != nil {
 		t.Fatal(err)
 	}
-	return receive(t, conn, q.port, wait)
+	return receive(t, conn, q.port, wait, xid(q.packet))
 }
 
-// receive returns the next packet, which must come from the address that it says is its server's.
-func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration) []byte {
+func xid(p []byte) uint32 { return binary.BigEndian.Uint32(p[4:]) }
+
+// receive returns the next packet of one of these transactions. It must come from the address that it says is its server's.
+func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration, ids ...uint32) []byte {
 	t.Helper()
 	conn.SetReadDeadline(time.Now().Add(wait))
 	buf := make([]byte, 2000)
 	n, from, err := conn.ReadFrom(buf)
+	for err == nil && !slices.Contains(ids, xid(buf)) { // late answers to somebody before
+		n, from, err = conn.ReadFrom(buf)
+	}
 	if err != nil {
 		return nil
 	}
@@ -304,12 +309,12 @@ func (s site) answer(t testing.TB, q question) []byte {
 			t.Fatal(err)
 		}
 	}
-	p := receive(t, conn, q.port, 10*time.Second)
+	p := receive(t, conn, q.port, 10*time.Second, xid(q.packet), last)
 	switch {
 	case p == nil:
 		t.Fatal("not even the packet that is surely answered was")
-	case binary.BigEndian.Uint32(p[4:]) == last:
-		return receive(t, conn, q.port, 50*time.Millisecond) // should it have been overtaken
+	case xid(p) == last:
+		return receive(t, conn, q.port, 50*time.Millisecond, xid(q.packet)) // should it have been overtaken
 	}
 	return p
 }

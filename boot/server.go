@@ -72,6 +72,7 @@ func (s *Server) Run(ctx context.Context) error {
 		log = slog.New(slog.DiscardHandler)
 	}
 	watch := s.watch(log)
+	defer watch.Close()
 	if forget, err := s.Policy.Remember(s.Store.StateDir()); err == nil {
 		defer forget()
 	} else {

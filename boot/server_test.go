@@ -18,6 +18,7 @@ import (
 
 	"netroot/boot/host"
 	"netroot/boot/neighbor"
+	"netroot/boot/nodes"
 	"netroot/builder/store"
 )
 
@@ -126,10 +127,19 @@ func TestServerPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	s := openStore(t)
+	if err := s.Prepare(); err != nil {
+		t.Fatal(err)
+	}
 	ports := Ports{HTTP: freePort(t), NFS: l.Addr().(*net.TCPAddr).Port}
-	err = (&Server{Store: openStore(t), Policy: host.Fixed(host.Default()), Ports: ports}).Run(context.Background())
+	err = (&Server{Store: s, Policy: host.Fixed(host.Default()), Ports: ports}).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("port %d for NFS is taken", ports.NFS)) || !strings.Contains(err.Error(), "--nfs-port") {
 		t.Errorf("the error is %v", err)
+	}
+	var told bytes.Buffer
+	(&nodes.Tracker{Log: slog.New(slog.NewTextHandler(&told, nil))}).Open(s.StateDir())
+	if told.Len() > 0 {
+		t.Errorf("the state is left locked: %s", told.String())
 	}
 	again, err := net.Listen("tcp4", fmt.Sprintf(":%d", ports.HTTP))
 	if err != nil {

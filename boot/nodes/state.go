@@ -139,15 +139,22 @@ func (t *Tracker) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			t.save(true)
-			if t.state.lock != nil {
-				t.state.lock.Close()
-			}
 			return
 		case <-tick.C:
 			t.check(time.Now().UTC())
 			t.save(false)
 		}
 	}
+}
+
+// Close leaves the folder to others, after Run.
+func (t *Tracker) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.lock != nil {
+		t.state.lock.Close()
+	}
+	t.state = state{}
 }
 
 func (t *Tracker) dirty() {

@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// running starts Run; the returned function ends it.
+// running starts Run; the returned function ends it, and closes the tracker.
 func running(t *testing.T, tracker *Tracker) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -30,6 +30,7 @@ func running(t *testing.T, tracker *Tracker) (stop func()) {
 	return func() {
 		cancel()
 		<-ended
+		tracker.Close()
 	}
 }
 

@@ -186,6 +186,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 			return services, taken("HTTP", s.Ports.HTTP, "http", err)
 		}
 		h := &httpd.Handler{FS: files, Log: log}
+		watch.figures.HTTP = h.Stats
 		services = append(services, service{"http", l.Addr(), func(ctx context.Context) error {
 			h.Handle = watch.handlers() // now all services are there that have figures
 			return h.Serve(ctx, l)

@@ -33,6 +33,8 @@ type Handler struct {
 	Handle map[string]http.Handler
 	// Log gets one record per file sent and per refusal; nil is silent.
 	Log *slog.Logger
+
+	stats counters
 }
 
 // Serve answers on ln until ctx ends; then it gives requests under way a short while, and returns nil.
@@ -87,11 +89,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(w, r)
 		return
 	}
+	h.stats.requests.Add(1)
 	client, local := addresses(r)
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	log := h.log().With("service", "http", "client", client.String(), "file", clip(name))
 	// A name with "..", doubled slashes or a slash at the end is not valid, and none of them is ever asked for in earnest.
 	f, st, err := open(h.FS(client, local), name)
+	if err != nil {
+		h.stats.refused.Add(1)
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid):
@@ -116,7 +122,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	limit := time.Minute + time.Duration(st.Size()/slowestRate)*time.Second
 	_ = http.NewResponseController(w).SetWriteDeadline(start.Add(limit))
 	cw := &counter{ResponseWriter: w}
+	h.stats.active.Add(1)
 	http.ServeContent(cw, r, "", st.ModTime(), f)
+	h.stats.active.Add(-1)
+	h.stats.sent(cw)
 	attrs := []any{"bytes", cw.n, "status", cw.status, "seconds", time.Since(start).Seconds()}
 	switch {
 	case cw.err != nil:

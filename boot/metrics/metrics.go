@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"netroot/boot/httpd"
 	"netroot/boot/nfs"
 	"netroot/boot/nodes"
 	"netroot/boot/proxydhcp"
@@ -20,6 +21,7 @@ type Sources struct {
 	Nodes func() nodes.Stats
 	DHCP  func() proxydhcp.Stats
 	TFTP  func() tftp.Stats
+	HTTP  func() httpd.Stats
 	NFS   func() nfs.Stats
 }
 
@@ -43,6 +45,9 @@ func (s Sources) Collect(ch chan<- prometheus.Metric) {
 	}
 	if s.TFTP != nil {
 		collectTFTP(ch, s.TFTP())
+	}
+	if s.HTTP != nil {
+		collectHTTP(ch, s.HTTP())
 	}
 	if s.NFS != nil {
 		collectNFS(ch, s.NFS())
@@ -109,6 +114,22 @@ func collectTFTP(ch chan<- prometheus.Metric, s tftp.Stats) {
 	counter(ch, tftpSent, s.Bytes)
 	counter(ch, tftpRetransmits, s.Retransmits)
 	counter(ch, tftpColdReads, s.Cold)
+}
+
+var (
+	httpRequests = desc("http_requests_total", "HTTP requests for files.")
+	httpRefused  = desc("http_refused_total", "HTTP requests for files that were answered with an error.")
+	httpAborted  = desc("http_aborted_total", "Files that HTTP did not send to the end.")
+	httpActive   = desc("http_active_transfers", "Files that HTTP is sending.")
+	httpSent     = desc("http_sent_bytes_total", "Bytes of files sent by HTTP, counted when each ends.")
+)
+
+func collectHTTP(ch chan<- prometheus.Metric, s httpd.Stats) {
+	counter(ch, httpRequests, s.Requests)
+	counter(ch, httpRefused, s.Refused)
+	counter(ch, httpAborted, s.Aborted)
+	gauge(ch, httpActive, float64(s.Active))
+	counter(ch, httpSent, s.Bytes)
 }
 
 var (

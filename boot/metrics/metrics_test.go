@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"netroot/boot/httpd"
 	"netroot/boot/nfs"
 	"netroot/boot/nodes"
 	"netroot/boot/proxydhcp"
@@ -34,6 +35,9 @@ func example() Sources {
 		},
 		TFTP: func() tftp.Stats {
 			return tftp.Stats{Requests: 201, Refused: 202, Malformed: 203, Reads: 204, Aborted: 205, Probes: 206, Active: 207, Bytes: 208, Retransmits: 209, Cold: 210}
+		},
+		HTTP: func() httpd.Stats {
+			return httpd.Stats{Requests: 301, Refused: 302, Aborted: 303, Active: 304, Bytes: 305}
 		},
 		NFS: func() nfs.Stats {
 			return nfs.Stats{Connections: 4, Accepted: 44, Calls: map[string]uint64{"READ": 1000, "LOOKUP": 200, "OTHER": 7}, Errors: 5, Stale: 1,

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -290,10 +289,18 @@ func TestOffer(t *testing.T) {
 		c.d.Store, c.d.Policy, c.d.Tree, c.d.DHCP = s, policy, tree, proxydhcp.Config{Script: tree.ScriptURL}
 		fmt.Fprintf(&b, "== %s\n", c.name)
 		for _, f := range c.d.offer(c.on) {
+			if strings.HasPrefix(f.What, "it would read") { // the menu is another package's to word
+				for _, part := range []string{"debian-12/1/vmlinuz", "root=nfs:10.77.0.3:/debian-12@1", "netroot.hostname=alpha"} {
+					if !strings.Contains(f.Text, part) {
+						t.Errorf("%s: no %s in %s", c.name, part, f.Text)
+					}
+				}
+				f.Text = ""
+			}
 			fmt.Fprintf(&b, "%s %s: %s\n%s", f.Level, f.About, f.What, f.Text)
 		}
 	}
-	got := regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d`).ReplaceAllString(b.String(), "YYYY-MM-DD hh:mm")
+	got := b.String()
 	if *update {
 		if err := os.WriteFile("testdata/offers.txt", []byte(got), 0o644); err != nil {
 			t.Fatal(err)

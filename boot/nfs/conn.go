@@ -63,7 +63,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.deadline = now.Add(idleTimeout)
 		c.nc.SetReadDeadline(c.deadline)
 	}
-	return c.nc.Read(p)
+	return c.w.read(p)
 }
 
 // serve answers calls until the connection ends.

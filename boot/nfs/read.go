@@ -212,7 +212,11 @@ type fileReader struct {
 func (f *fileReader) init() { f.onFile = f.preadv }
 
 func (f *fileReader) preadv(fd uintptr) {
-	n, _, errno := unix.Syscall6(unix.SYS_PREADV2, fd, uintptr(unsafe.Pointer(&f.iov)), 1, uintptr(f.off), 0, f.flags)
+	call := unix.RawSyscall6 // see wire
+	if f.flags == 0 {
+		call = unix.Syscall6 // it may wait
+	}
+	n, _, errno := call(unix.SYS_PREADV2, fd, uintptr(unsafe.Pointer(&f.iov)), 1, uintptr(f.off), 0, f.flags)
 	f.n, f.errno = int(n), errno
 }
 

@@ -2,7 +2,6 @@ package nfs
 
 import (
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -21,6 +20,9 @@ const (
 	coldMax = 16
 )
 
+// writeBuffer is room for replies, as long as calls are being answered.
+type writeBuffer [2 * flushSize]byte
+
 // conn is one client connection. Everything but w and cold belongs to the goroutine in serve.
 type conn struct {
 	s        *Server
@@ -28,7 +30,8 @@ type conn struct {
 	programs []program
 	nc       net.Conn
 	in       recordReader
-	out      []byte // replies that are not sent yet
+	out      []byte       // replies that are not sent yet
+	room     *writeBuffer // what out lies in, unless that had to grow
 	q        call
 	export   *export // the one used last
 	deadline time.Time
@@ -51,14 +54,14 @@ func newConn(s *Server, nc net.Conn, client netip.Addr, programs []program) *con
 	c := &conn{s: s, nc: nc, client: client, programs: programs, cold: make(chan struct{}, coldMax)}
 	c.in.r = c
 	c.io.init()
-	c.w.init(nc)
+	c.w.init(nc, &s.readRooms)
 	c.deadline = time.Now().Add(firstTimeout)
 	nc.SetReadDeadline(c.deadline)
 	return c
 }
 
-// Read reads from the client for the recordReader, with a deadline that is moved on when half of it has passed.
-func (c *conn) Read(p []byte) (int, error) {
+// read reads from the client for the recordReader, with a deadline that is moved on when half of it has passed.
+func (c *conn) read(p []byte) (int, *readBuffer, error) {
 	if now := time.Now(); c.spoken && c.deadline.Sub(now) < idleTimeout/2 {
 		c.deadline = now.Add(idleTimeout)
 		c.nc.SetReadDeadline(c.deadline)
@@ -70,11 +73,16 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) serve() {
 	defer c.wg.Wait()
 	defer c.nc.Close()
+	defer c.idle()
 	for {
-		if len(c.out) >= flushSize || len(c.out) > 0 && !c.in.buffered() {
+		more := c.in.buffered()
+		if len(c.out) >= flushSize || len(c.out) > 0 && !more {
 			if c.flush() != nil {
 				return
 			}
+		}
+		if !more {
+			c.idle()
 		}
 		rec, err := c.in.next()
 		if err != nil {
@@ -83,6 +91,7 @@ func (c *conn) serve() {
 			}
 			return
 		}
+		c.busy()
 		if !c.answer(rec) {
 			return
 		}
@@ -95,10 +104,30 @@ func (c *conn) flush() error {
 	err := c.w.send(c.out, false)
 	c.w.mu.Unlock()
 	c.out = c.out[:0]
-	if cap(c.out) > 2*flushSize {
-		c.out = nil
-	}
 	return err
+}
+
+// idle gives buffers back before the client is waited for: hundreds of machines are connected, few ask at once.
+func (c *conn) idle() {
+	if room := c.in.idle(); room != nil {
+		c.s.readRooms.Put(room)
+	}
+	if c.room != nil {
+		c.s.writeRooms.Put(c.room)
+		c.room, c.out = nil, nil
+	}
+}
+
+// busy finds room for replies.
+func (c *conn) busy() {
+	if c.out != nil {
+		return
+	}
+	room, ok := c.s.writeRooms.Get().(*writeBuffer)
+	if !ok {
+		room = new(writeBuffer)
+	}
+	c.room, c.out = room, room[:0]
 }
 
 // answer appends the reply to one record to c.out, or sees to it that it is sent later. It returns false when the connection has to end.
@@ -159,5 +188,3 @@ func (c *conn) count(prog *program, q *call) {
 func (c *conn) refused(path, reason string) {
 	c.s.emit(Event{Kind: Refused, Client: c.client, Path: path, Reason: reason})
 }
-
-var _ io.Reader = (*conn)(nil)

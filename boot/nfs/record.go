@@ -19,14 +19,34 @@ const (
 	readBufferMin = 16 << 10
 )
 
+// readBuffer is room for what a client sends, as long as that is being looked at.
+type readBuffer [readBufferMin]byte
+
+// A source is what a recordReader reads from, as from an io.Reader. Without p it finds the room itself, and only once there
+// is something to read, so that silent connections need none.
+type source interface {
+	read(p []byte) (n int, room *readBuffer, err error)
+}
+
 var errRecordTooLong = errors.New("record is too long")
 
 // recordReader cuts a byte stream into records. Its memory never exceeds about twice recordKeep.
 type recordReader struct {
-	r    io.Reader
+	r    source
+	room *readBuffer // what buf lies in, unless that had to grow
 	buf  []byte
 	i, n int    // buf[i:n] was read and not used
 	part []byte // of a record of several fragments
+}
+
+// idle forgets all room when nothing is in it, and returns what others may use.
+func (r *recordReader) idle() *readBuffer {
+	if r.i < r.n {
+		return nil
+	}
+	room := r.room
+	r.room, r.buf, r.part, r.i, r.n = nil, nil, nil, 0, 0
+	return room
 }
 
 // buffered tells whether next would return a record without reading.
@@ -43,6 +63,13 @@ func (r *recordReader) fill(want int) error {
 	if r.n-r.i >= want {
 		return nil
 	}
+	if r.buf == nil && want <= readBufferMin {
+		var err error
+		if r.n, r.room, err = r.r.read(nil); err != nil {
+			return err
+		}
+		r.buf = r.room[:]
+	}
 	if r.i > 0 {
 		copy(r.buf, r.buf[r.i:r.n])
 		r.i, r.n = 0, r.n-r.i
@@ -54,10 +81,10 @@ func (r *recordReader) fill(want int) error {
 		}
 		grown := make([]byte, size)
 		copy(grown, r.buf[:r.n])
-		r.buf = grown
+		r.buf = grown // the room stays behind for idle
 	}
 	for r.n < want {
-		k, err := r.r.Read(r.buf[r.n:])
+		k, _, err := r.r.read(r.buf[r.n:])
 		r.n += k
 		if err != nil && r.n < want {
 			if err == io.EOF && r.n > 0 {

@@ -416,12 +416,25 @@ func FuzzCall(f *testing.F) {
 	})
 }
 
+// reader makes a source of an io.Reader.
+type reader struct{ io.Reader }
+
+func (r reader) read(p []byte) (int, *readBuffer, error) {
+	var room *readBuffer
+	if p == nil {
+		room = new(readBuffer)
+		p = room[:]
+	}
+	n, err := r.Read(p)
+	return n, room, err
+}
+
 // FuzzRecords cuts any bytes into records; memory stays bounded.
 func FuzzRecords(f *testing.F) {
 	f.Add([]byte{0x80, 0, 0, 4, 1, 2, 3, 4, 0, 0, 0, 1, 9, 0x80, 0, 0, 0})
 	f.Add(append(put32(nil, lastFragment|recordKeep+9), make([]byte, recordKeep+9)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := recordReader{r: bytes.NewReader(b)}
+		r := recordReader{r: reader{bytes.NewReader(b)}}
 		for {
 			rec, err := r.next()
 			if err != nil {

@@ -27,8 +27,9 @@ type Server struct {
 	Log   *slog.Logger // one record per event; nil is silent
 	Event func(Event)  // called for each event, from many goroutines; may be nil
 
-	stats  counters
-	mounts mountList
+	stats                 counters
+	mounts                mountList
+	readRooms, writeRooms sync.Pool // of *readBuffer and *writeBuffer
 }
 
 // Kinds of events.

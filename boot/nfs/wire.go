@@ -25,10 +25,12 @@ type wire struct {
 	nc    net.Conn
 	raw   syscall.RawConn // nil when nc is no socket
 	armed bool            // a write deadline is set
+	rooms *sync.Pool      // of *readBuffer
 
 	// What the callbacks below work on; they are made once, so that sending and reading allocate nothing.
 	out, in stream
-	flags   int // of send
+	room    *readBuffer // found by read
+	flags   int         // of send
 	src     int
 	off     int64
 	left    int
@@ -45,8 +47,8 @@ type stream struct {
 	err error
 }
 
-func (w *wire) init(nc net.Conn) {
-	w.nc = nc
+func (w *wire) init(nc net.Conn, rooms *sync.Pool) {
+	w.nc, w.rooms = nc, rooms
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			w.raw = raw
@@ -153,37 +155,58 @@ type fileError struct{ err error }
 func (e *fileError) Error() string { return "sendfile: " + e.err.Error() }
 func (e *fileError) Unwrap() error { return e.err }
 
-// read is Read of an io.Reader.
-func (w *wire) read(p []byte) (int, error) {
+// read is as of source.
+func (w *wire) read(p []byte) (int, *readBuffer, error) {
 	if w.raw == nil {
-		return w.nc.Read(p)
+		var room *readBuffer
+		if p == nil {
+			room = w.findRoom()
+			p = room[:]
+		}
+		n, err := w.nc.Read(p)
+		return n, room, err
 	}
-	w.in = stream{buf: p}
+	w.in, w.room = stream{buf: p}, nil
 	err := w.raw.Read(w.onRead)
 	w.in.buf = nil
 	if err == nil {
 		err = w.in.err
 	}
-	if err == nil && w.in.n == 0 && len(p) > 0 {
+	if err == nil && w.in.n == 0 {
 		err = io.EOF
 	}
-	return w.in.n, err
+	return w.in.n, w.room, err
+}
+
+func (w *wire) findRoom() *readBuffer {
+	if room, ok := w.rooms.Get().(*readBuffer); ok {
+		return room
+	}
+	return new(readBuffer)
 }
 
 func (w *wire) readSome(fd uintptr) bool {
-	for len(w.in.buf) > 0 {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&w.in.buf[0])), uintptr(len(w.in.buf)), 0, 0, 0)
+	p := w.in.buf
+	if p == nil {
+		w.room = w.findRoom()
+		p = w.room[:]
+	}
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
 		switch errno {
 		case 0:
 			w.in.n = int(n)
 			return true
 		case unix.EINTR:
 		case unix.EAGAIN:
+			if w.room != nil {
+				w.rooms.Put(w.room)
+				w.room = nil
+			}
 			return false
 		default:
 			w.in.err = errno
 			return true
 		}
 	}
-	return true
 }

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"netroot/boot/privilege"
 	"netroot/builder/store"
@@ -39,19 +40,27 @@ func account(name string) (a privilege.Account, reason string, err error) {
 	return a, reason, err
 }
 
-// protect closes the store to everybody but root and the group netroot, and says what was open.
-func protect(s *store.Store, log *slog.Logger) error {
+// secure closes the store to everybody but root and the group netroot, and says what was open; a store of somebody who is not
+// root, to everybody but him. What the server remembers there becomes its account's.
+func secure(s *store.Store, a privilege.Account, log *slog.Logger) error {
 	gid := store.NoGroup
-	if g, err := user.LookupGroup(serverName); err == nil {
-		if gid, err = strconv.Atoi(g.Gid); err != nil {
-			return fmt.Errorf("protect store: group %s has the ID %q", serverName, g.Gid)
+	if os.Geteuid() == 0 {
+		if g, err := user.LookupGroup(serverName); err == nil {
+			if gid, err = strconv.Atoi(g.Gid); err != nil {
+				return fmt.Errorf("protect store: group %s has the ID %q", serverName, g.Gid)
+			}
 		}
+	} else if st, err := os.Stat(s.Dir()); err != nil || int(st.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
+		return nil // it is for its owner to close
 	}
 	corrected, err := s.Protect(gid)
 	for _, what := range corrected {
 		log.Warn("corrected", "reason", what)
 	}
-	return err
+	if err != nil || os.Geteuid() != 0 {
+		return err
+	}
+	return s.GiveState(a.UID, a.GID)
 }
 
 // settle gives up what was needed to open the ports.

@@ -65,7 +65,11 @@ func (c *cli) build(ctx context.Context, arg string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(b.Store.Prepare(), protect(b.Store, b.Log)); err != nil {
+	server, _, err := account("")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(b.Store.Prepare(), secure(b.Store, server, b.Log)); err != nil {
 		return err
 	}
 	options := builder.Options{Force: f.force, Candidate: f.verify}

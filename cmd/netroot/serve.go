@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -93,14 +91,12 @@ func (c *cli) serve(ctx context.Context, interfaces []string, user string, ports
 	if err != nil {
 		return err
 	}
-	if os.Geteuid() == 0 {
-		if err := errors.Join(protect(s, log), s.GiveState(account.UID, account.GID)); err != nil {
+	if err := secure(s, account, log); err != nil {
+		return err
+	}
+	if c.limit != nil {
+		if err := c.limit(account); err != nil {
 			return err
-		}
-		if c.limit != nil {
-			if err := c.limit(account); err != nil {
-				return err
-			}
 		}
 	}
 	policy, err := c.livePolicy(interfaces)

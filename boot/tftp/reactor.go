@@ -199,7 +199,7 @@ func (r *reactor) transmit(t *transfer) {
 		block := t.next
 		blocks := 1
 		if t.gso {
-			blocks = int(min(t.sent+1-block, maxSegments, maxGSO/int64(header+t.blksize)))
+			blocks = int(max(min(t.sent+1-block, maxSegments, maxGSO/int64(header+t.blksize)), 1))
 		}
 		off, _ := t.lengthOf(block)
 		_, last := t.lengthOf(block + int64(blocks) - 1)
@@ -332,6 +332,7 @@ func (r *reactor) remove(t *transfer) {
 	r.s.state.remove(t.slot)
 	t.slot = nil
 	r.s.files.put(t.src)
+	t.src, t.held = nil, nil // others may still point to it
 	r.s.count(-1)
 }
 

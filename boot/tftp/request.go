@@ -106,7 +106,7 @@ type terms struct {
 // negotiate answers the options of a request for a file of size bytes, where blocks may have at most limit bytes.
 func negotiate(r request, size int64, limit int) terms {
 	limit = max(min(limit, maxBlock), minBlock)
-	t := terms{blksize: min(defaultBlock, limit), window: 1}
+	t := terms{blksize: defaultBlock, window: 1} // what a client that asks for nothing gets on any network
 	for _, o := range r.options {
 		if o.name == "blksize" {
 			t.blksize = min(o.value, limit)

@@ -130,16 +130,12 @@ type serving struct {
 // Serve answers on l until ctx ends; then it closes l and returns nil. With a State it leaves transfers to the next server; without,
 // it gives them a short while to end.
 func (s *Server) Serve(ctx context.Context, l *Listener) error {
-	log := s.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	links, err := newLinks()
 	if err != nil {
 		return err
 	}
 	defer links.close()
-	run := &serving{Server: s, ctx: context.WithoutCancel(ctx), log: log.With("service", "tftp"), l: l, state: l.state, links: links,
+	run := &serving{Server: s, ctx: context.WithoutCancel(ctx), log: s.logger(), l: l, state: l.state, links: links,
 		port: uint16(l.requests.LocalAddr().(*net.UDPAddr).Port), disk: make(chan struct{}, diskReaders), wake: make(chan struct{}, 1)}
 	for _, sock := range l.data {
 		run.reactors = append(run.reactors, newReactor(run, sock))
@@ -147,6 +143,13 @@ func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	s.running.Store(run)
 	defer s.running.Store(nil)
 	return run.serve(ctx)
+}
+
+func (s *Server) logger() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log.With("service", "tftp")
 }
 
 func (s *serving) serve(ctx context.Context) error {

@@ -18,7 +18,8 @@ import (
 
 const (
 	// Files that are not on disk, and files in text mode, are held in memory while they are sent.
-	maxInMemory = 4 << 20
+	maxInMemory    = 4 << 20
+	maxAllInMemory = 256 << 20
 	// What is read when the disk has to be waited for, and how much of the file the kernel is asked to bring in behind it.
 	fetchSize  = 64 << 10
 	aheadBytes = 1 << 20
@@ -47,6 +48,7 @@ type fileKey struct {
 type sources struct {
 	mu   sync.Mutex
 	open map[fileKey]*source
+	held int64 // bytes in memory
 }
 
 // get opens a file of a tree.
@@ -77,6 +79,12 @@ func (o *sources) get(fsys fs.FS, name string, netascii bool) (*source, error) {
 	if netascii {
 		b = toNetascii(b)
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held+int64(len(b)) > maxAllInMemory {
+		return nil, fmt.Errorf("read %s: transfers hold %d bytes in memory already", name, o.held)
+	}
+	o.held += int64(len(b))
 	h := fnv.New64a()
 	h.Write(b)
 	return &source{size: int64(len(b)), id: h.Sum64(), mem: b, fd: -1}, nil
@@ -121,11 +129,15 @@ func (o *sources) hold(s *source) {
 
 // put gives a source back.
 func (o *sources) put(s *source) {
-	if s == nil || s.file == nil {
+	if s == nil {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if s.file == nil {
+		o.held -= int64(len(s.mem))
+		return
+	}
 	if s.refs--; s.refs == 0 {
 		delete(o.open, s.key)
 		s.file.Close()

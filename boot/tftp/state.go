@@ -18,7 +18,7 @@ import (
 // State is the table of running transfers in a file that is mapped into memory, so that it is there for the next server when this
 // one was killed: that one takes the same port, and goes on. Keeping it costs a few stores per acknowledgement and no system call.
 //
-// The file belongs to one server at a time. It means nothing to another machine, and after a restart of this one what it holds is
+// The file belongs to one server at a time, and is best on a tmpfs, where no store has to wait for a disk. It means nothing to another machine, and after a restart of this one what it holds is
 // too old.
 type State struct {
 	file *os.File
@@ -146,7 +146,7 @@ func (s *State) slot(n int) *slot {
 // forget drops all transfers.
 func (s *State) forget() {
 	for n := range stateSlots {
-		atomic.StoreUint32(word(s.slot(n).mem), 0)
+		s.slot(n).clear()
 	}
 }
 
@@ -162,7 +162,7 @@ func (s *State) load(now time.Time) []saved {
 			all = append(all, t)
 			continue
 		}
-		atomic.StoreUint32(word(slot.mem), 0)
+		slot.clear()
 		s.free = append(s.free, n)
 	}
 	return all
@@ -189,10 +189,17 @@ func (s *State) remove(p *slot) {
 	if p == nil {
 		return
 	}
-	atomic.StoreUint32(word(p.mem), 0)
+	p.clear()
 	s.mu.Lock()
 	s.free = append(s.free, p.n)
 	s.mu.Unlock()
+}
+
+// clear does not write where nothing is: pages that were never used take no memory.
+func (p *slot) clear() {
+	if atomic.LoadUint32(word(p.mem)) != 0 {
+		atomic.StoreUint32(word(p.mem), 0)
+	}
 }
 
 // progress notes how far a transfer is.

@@ -14,7 +14,8 @@ const (
 	firstResends = 3
 	minWait      = 20 * time.Millisecond // a boot ROM on a quiet network takes 0.3 ms
 	maxWait      = 2 * time.Second
-	unmeasured   = 100 * time.Millisecond
+	resumeWait   = 100 * time.Millisecond
+	minGap       = 4 * time.Millisecond // between two windows, before a round trip was measured
 	// A client that says nothing for so long is gone. A server that was killed has to be back by then.
 	silence = 30 * time.Second
 )
@@ -46,7 +47,7 @@ type transfer struct {
 	fast      bool // the present window was already sent again because the client asked
 	gone      bool // the client's machine said that nobody listens there
 
-	srtt, rttvar time.Duration
+	srtt, rttvar, rto time.Duration
 
 	// What the reactor keeps with it.
 	index    int    // in its list
@@ -67,7 +68,7 @@ func (t *transfer) begin(now time.Time) {
 	if t.oack != nil {
 		t.acked, t.sent = -1, 0
 	}
-	t.confirmed, t.heard = false, now
+	t.confirmed, t.heard, t.rto = false, now, firstWait
 	t.sending(now, 0)
 }
 
@@ -75,7 +76,7 @@ func (t *transfer) begin(now time.Time) {
 func (t *transfer) resume(now time.Time, acked int64) {
 	t.last = t.src.size/int64(t.blksize) + 1
 	t.acked = acked
-	t.confirmed, t.heard = true, now
+	t.confirmed, t.heard, t.rto = true, now, resumeWait
 	t.advance()
 	t.sending(now, 1)
 }
@@ -95,34 +96,30 @@ func (t *transfer) delayed(now time.Time) {
 	t.deadline = now.Add(t.wait())
 }
 
-// wait is how long to wait for an acknowledgement: what round trips take, then longer each time. The first repetition does
-// not double it yet: with one packet in flight there is no queue to drain, and on a lossy network this is what most time goes to.
+// wait is how long to wait for an acknowledgement.
 func (t *transfer) wait() time.Duration {
 	most := maxWait
 	if t.timeout > 0 {
 		most = min(most, time.Duration(t.timeout)*time.Second)
 	}
-	w := firstWait << t.tries
-	if t.srtt > 0 {
-		w = max(t.srtt+4*t.rttvar, minWait) << min(max(t.tries-1, 0), 10)
-	} else if t.confirmed {
-		w = unmeasured << min(t.tries, 10) // only what was sent twice has been answered so far
-	}
 	if !t.confirmed {
-		return w
+		return t.rto
 	}
-	return min(w, most)
+	return min(t.rto, most)
 }
 
 // measured takes a round trip into account (RFC 6298, section 2).
 func (t *transfer) measured(rtt time.Duration) {
 	if t.srtt == 0 {
 		t.srtt, t.rttvar = max(rtt, 1), rtt/2
-		return
+	} else {
+		t.rttvar += ((t.srtt - rtt).Abs() - t.rttvar) / 4
+		t.srtt += (rtt - t.srtt) / 8
 	}
-	t.rttvar += ((t.srtt - rtt).Abs() - t.rttvar) / 4
-	t.srtt += (rtt - t.srtt) / 8
+	t.rto = t.usual()
 }
+
+func (t *transfer) usual() time.Duration { return t.srtt + max(4*t.rttvar, minWait) }
 
 // What a transfer wants done.
 type action int
@@ -138,29 +135,39 @@ const (
 // ack takes an acknowledgement. One that says nothing new is never answered, or else each packet that the network doubles
 // would double the rest of the transfer (the Sorcerer's Apprentice, RFC 1123, section 4.2.3.1), with one exception: with a
 // window, a client that missed the first block of it repeats the acknowledgement before (RFC 7440, section 4), and that is
-// answered once.
+// answered once. Many clients acknowledge every block that they did not expect, so of a bunch of these only the first counts.
 func (t *transfer) ack(n uint16, now time.Time) action {
 	d := int64(n - uint16(t.acked))
 	if d > t.sent-t.acked {
 		return nothing
 	}
 	t.heard, t.gone = now, false
+	whole := d == t.sent-t.acked
+	bunch := now.Sub(t.sentAt) < max(t.srtt, minGap)/2
 	if d == 0 {
-		if t.window == 1 || t.fast || t.acked < 0 || now.Sub(t.sentAt) < t.srtt/2 {
+		if t.window == 1 || t.fast || t.acked < 0 || bunch {
 			return nothing
 		}
 		t.fast = true
 		t.sending(now, t.tries)
 		return send
 	}
-	if t.tries == 0 && d == t.sent-t.acked && !t.fast { // else nobody knows which sending it answers (Karn)
-		t.measured(now.Sub(t.sentAt))
+	switch took := now.Sub(t.sentAt); {
+	case t.tries == 0 && !t.fast && (whole || !bunch && t.srtt == 0):
+		t.measured(took)
+	case t.srtt > 0 && took < t.usual(): // nobody knows which sending it answers (Karn), but a long wait was not called for
+		t.rto = t.usual()
 	}
-	t.confirmed, t.fast, t.again = true, false, false
+	t.confirmed, t.again = true, false
 	t.acked += d
-	if t.acked == t.last {
+	switch {
+	case t.acked == t.last:
 		return finished
+	case !whole && bunch:
+		t.next = max(t.next, t.acked+1)
+		return nothing
 	}
+	t.fast = false
 	t.advance()
 	t.sending(now, 0)
 	return send
@@ -171,6 +178,14 @@ func (t *transfer) expire(now time.Time) action {
 	switch {
 	case t.gone, t.confirmed && now.Sub(t.heard) > silence, !t.confirmed && t.tries >= firstResends:
 		return abandoned
+	}
+	// The first repetition does not wait longer yet: with one packet in flight there is no queue to drain, and on a lossy network
+	// this is what most time goes to. What was waited last stays until a round trip is measured.
+	if t.tries > 0 || !t.confirmed {
+		t.rto = min(2*t.rto, 2*maxWait)
+	}
+	if t.acked >= 0 && t.confirmed {
+		t.advance()
 	}
 	t.sending(now, t.tries+1)
 	return send

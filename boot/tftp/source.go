@@ -2,10 +2,9 @@ package tftp
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -79,15 +78,14 @@ func (o *sources) get(fsys fs.FS, name string, netascii bool) (*source, error) {
 	if netascii {
 		b = toNetascii(b)
 	}
+	s := &source{size: int64(len(b)), id: identity(b), mem: b, fd: -1}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.held+int64(len(b)) > maxAllInMemory {
 		return nil, fmt.Errorf("read %s: transfers hold %d bytes in memory already", name, o.held)
 	}
 	o.held += int64(len(b))
-	h := fnv.New64a()
-	h.Write(b)
-	return &source{size: int64(len(b)), id: h.Sum64(), mem: b, fd: -1}, nil
+	return s, nil
 }
 
 func (o *sources) share(f *os.File) (*source, error) {
@@ -110,15 +108,21 @@ func (o *sources) share(f *os.File) (*source, error) {
 		f.Close()
 		return s, nil
 	}
-	h := fnv.New64a()
-	binary.Write(h, binary.LittleEndian, []int64{st.Size, int64(st.Mtim.Sec), int64(st.Mtim.Nsec)})
-	s := &source{size: st.Size, id: h.Sum64(), file: f, fd: fd, key: key, refs: 1}
+	id := identity(fmt.Appendf(nil, "%d bytes of %d.%d", st.Size, st.Mtim.Sec, st.Mtim.Nsec))
+	s := &source{size: st.Size, id: id, file: f, fd: fd, key: key, refs: 1}
 	if o.open == nil {
 		o.open = map[fileKey]*source{}
 	}
 	o.open[key] = s
 	return s, nil
 }
+
+// identity is the same in another process.
+func identity(b []byte) uint64 {
+	return uint64(crc32.Checksum(b, castagnoli))<<32 | uint64(crc32.ChecksumIEEE(b))
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // hold keeps a source open for one more user.
 func (o *sources) hold(s *source) {

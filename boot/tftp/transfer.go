@@ -15,6 +15,7 @@ const (
 	minWait      = 20 * time.Millisecond // a boot ROM on a quiet network takes 0.3 ms
 	maxWait      = 2 * time.Second
 	resumeWait   = 100 * time.Millisecond
+	pause        = 3 * time.Second
 	minGap       = 4 * time.Millisecond // between two windows, before a round trip was measured
 	// A client that says nothing for so long is gone. A server that was killed has to be back by then.
 	silence = 30 * time.Second
@@ -53,7 +54,6 @@ type transfer struct {
 	index    int    // in its list
 	opening  bool   // the file is being opened; packets are ignored
 	fetching bool   // the disk has to be waited for
-	again    bool   // the same request came again
 	held     []byte // what was fetched, and from where on
 	heldFrom int64
 	failed   error // why the last packet could not be sent
@@ -158,7 +158,7 @@ func (t *transfer) ack(n uint16, now time.Time) action {
 	case t.srtt > 0 && took < t.usual(): // nobody knows which sending it answers (Karn), but a long wait was not called for
 		t.rto = t.usual()
 	}
-	t.confirmed, t.again = true, false
+	t.confirmed = true
 	t.acked += d
 	switch {
 	case t.acked == t.last:
@@ -191,9 +191,9 @@ func (t *transfer) expire(now time.Time) action {
 	return send
 }
 
-// repeated is called when the request comes again, word for word. Before the client has anything, the answer was lost. Later it
-// is a packet that was late, and answering it would break the transfer; but if it comes again, or after a pause, the client
-// has started anew.
+// repeated is called when the request comes again, word for word. Before the client has anything, the answer was lost. While the
+// transfer goes on it is a packet that was late, and answering it would break the transfer: a server that is slow to answer, because
+// a whole room asks at once, finds each request several times in its queue. After a pause the client has started anew.
 func (t *transfer) repeated(now time.Time) action {
 	switch {
 	case !t.confirmed:
@@ -202,8 +202,7 @@ func (t *transfer) repeated(now time.Time) action {
 		}
 		t.sending(now, t.tries)
 		return send
-	case !t.again && now.Sub(t.heard) < time.Second:
-		t.again = true
+	case now.Sub(t.heard) < pause:
 		return nothing
 	}
 	return restart

@@ -105,14 +105,10 @@ func (l *Listener) openData(addr netip.Addr, port uint16, n int) error {
 			err = unix.Bind(fd, &unix.SockaddrInet4{Addr: addr.As4(), Port: int(port)})
 		}
 		if i == 0 && err == nil {
-			// Only now, so that a port which another server holds is an error and not shared with it.
-			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-			if n == 1 {
-				err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 0)
-			}
-			var sa unix.Sockaddr
-			if sa, err = unix.Getsockname(fd); err == nil {
-				port = uint16(sa.(*unix.SockaddrInet4).Port)
+			port, err = boundPort(fd)
+			if n > 1 && err == nil {
+				// Only now, so that a port which another server holds is an error and not shared with it.
+				err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 			}
 		}
 		if err != nil {
@@ -125,6 +121,14 @@ func (l *Listener) openData(addr netip.Addr, port uint16, n int) error {
 		return nil
 	}
 	return unix.SetsockoptSockFprog(l.data[0].fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, steering(n))
+}
+
+func boundPort(fd int) (uint16, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, os.NewSyscallError("getsockname", err)
+	}
+	return uint16(sa.(*unix.SockaddrInet4).Port), nil
 }
 
 // steering picks the socket by the client's address, as reactorOf does: IP source address modulo n.

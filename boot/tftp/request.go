@@ -68,7 +68,10 @@ func parse(p []byte) (request, error) {
 		return r, errNoRequest
 	}
 	// A boot file of DHCP option 67 without a NUL makes some clients take the option that follows, END, for a part of the name.
-	r.name = strings.TrimRight(words[0], "\xff")
+	r.name = words[0]
+	for strings.HasSuffix(r.name, "\xff") {
+		r.name = r.name[:len(r.name)-1]
+	}
 	switch strings.ToLower(words[1]) {
 	case "octet":
 	case "netascii":

@@ -102,7 +102,7 @@ func (p *peer) flood(b *testing.B, q question, d time.Duration) {
 			}
 			underway += n
 		}
-		p.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		p.conn.SetReadDeadline(time.Now().Add(time.Second))
 		n, err := pc.ReadBatch(in, 0)
 		if err != nil { // what has not come by now is lost
 			p.lost += underway

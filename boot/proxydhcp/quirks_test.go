@@ -71,6 +71,8 @@ var quirks = map[string]quirk{
 		question{discover().addr(12, "10.77.0.150").end(), nobody, 67, Config{}, toAll}},
 	"ciaddr-of-no-machine": {"ciaddr is a group's address", "forged", question{discover().flags(0).addr(12, "224.0.0.1").end(), nobody, 67, Config{}, toAll}},
 
+	"shortest": {"nothing but what an answer needs, and no END: the answer is larger by less than a quarter", "forged", question{shortest(), nobody, 67, Config{}, toAll}},
+
 	// Boot servers.
 	"bios-request-4011": {"boot server request with a boot item, from port 4011: told back, and sent there", pxe21 + ", section 2.2.3 and table 2-1, tag 71",
 		question{bios(9, 3).addr(12, "10.77.0.150").opt(97, uuid...).opt(43, 71, 4, 0, 0, 0, 0, 255).end(), netip.MustParseAddrPort("10.77.0.150:4011"), 4011, Config{}, "10.77.0.150:4011"}},

@@ -80,11 +80,11 @@ func (r *Request) Machine(iface string, local netip.Addr) host.Machine {
 	return m
 }
 
-// An answer is no larger than its request by more than a few bytes, except that it has at least the 300 that BOOTP wants.
-// The shortest request that is answered has 246, so who forges a source gains at most a fifth.
-
 // Reply computes the answer to a request that came from the address from to the port port of a machine that its network
 // knows as local. It has no state and no side effect. The error is the reason for not answering: see Boots.
+//
+// Who forges a source gains nothing much by it: an answer is larger than its request by 20 bytes at most, or has the 300 that
+// BOOTP wants, where the shortest request that is answered has 243.
 func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, port uint16, c Config) (*Answer, error) {
 	if err := r.Boots(port, local); err != nil {
 		return nil, err

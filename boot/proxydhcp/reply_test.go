@@ -71,6 +71,25 @@ func TestRepliesByPolicy(t *testing.T) {
 	}
 }
 
+// EDK2 asks the port 4011 of the offer's siaddr, and there only this server answers; the file is from the other one.
+func TestUEFIAndAnotherServer(t *testing.T) {
+	other := netip.MustParseAddr("192.168.2.82")
+	for name, want := range map[string]netip.Addr{"edk2-discover": here, "edk2-bootserver": other} {
+		q := fixture(t, name)
+		req, err := Parse(q.packet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := Reply(req, host.Decision{Server: other}, here, q.from, q.port, Config{Loader: efi})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fields, _, _, err := decode(a.Packet); err != nil || fields[2] != want {
+			t.Errorf("%s: siaddr %v, %v; want %v", name, fields[2], err, want)
+		}
+	}
+}
+
 // What policy is asked about: the client's own address, and one on its network.
 func TestMachine(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -139,6 +139,7 @@ func (n *node) begin(at time.Time, p plan, d *did) {
 		d.abandoned = n.stall(fmt.Sprintf("it started again %s after stage %s", span(at.Sub(n.Since)), n.Stage))
 		n.LastError = &Problem{Time: at, Reason: d.abandoned.reason}
 	}
+	at = at.Truncate(time.Millisecond)
 	n.Boots++
 	n.Began, n.Stages, n.Stalled = at, nil, false
 	n.Boot = boot{Waits: p.waits, Heard: at}

@@ -136,6 +136,7 @@ var (
 	nfsConnections = desc("nfs_connections", "NFS connections that are open.")
 	nfsAccepted    = desc("nfs_accepted_connections_total", "NFS connections that were opened.")
 	nfsOperations  = desc("nfs_operations_total", "NFS calls, by procedure; OTHER are those of MOUNT and the portmapper.", "operation")
+	nfsLatency     = desc("nfs_operation_duration_seconds", "Time from an NFS call until its reply was ready, of every sixteenth call.", "operation")
 	nfsErrors      = desc("nfs_errors_total", "NFS calls that were not understood or got an error other than that a name is not there.")
 	nfsStale       = desc("nfs_stale_handles_total", "NFS calls with a handle of an image that is not here.")
 	nfsReadBytes   = desc("nfs_read_bytes_total", "Bytes of files sent by NFS.")
@@ -146,6 +147,13 @@ func collectNFS(ch chan<- prometheus.Metric, s nfs.Stats) {
 	gauge(ch, nfsConnections, float64(s.Connections))
 	counter(ch, nfsAccepted, uint64(s.Accepted))
 	counters(ch, nfsOperations, s.Calls)
+	for name, l := range s.Latencies {
+		buckets := make(map[float64]uint64, len(l.Buckets))
+		for i, bound := range nfs.LatencySeconds {
+			buckets[bound] = l.Buckets[i]
+		}
+		ch <- prometheus.MustNewConstHistogram(nfsLatency, l.Count, l.Seconds, buckets, name)
+	}
 	counter(ch, nfsErrors, s.Errors)
 	counter(ch, nfsStale, s.Stale)
 	counter(ch, nfsReadBytes, s.ReadBytes)

@@ -41,7 +41,9 @@ func example() Sources {
 		},
 		NFS: func() nfs.Stats {
 			return nfs.Stats{Connections: 4, Accepted: 44, Calls: map[string]uint64{"READ": 1000, "LOOKUP": 200, "OTHER": 7}, Errors: 5, Stale: 1,
-				ReadBytes: 1 << 30, ColdReads: 11}
+				ReadBytes: 1 << 30, ColdReads: 11, Latencies: map[string]nfs.Latency{
+					"READ": {Count: 63, Seconds: 0.5, Buckets: [10]uint64{10, 20, 30, 40, 50, 60, 61, 62, 62, 62}},
+				}}
 		},
 	}
 }

@@ -43,7 +43,8 @@ type conn struct {
 	start  int    // where its reply starts in out
 	status uint32 // nfsstat3 or mountstat3, for the counters
 	taken  bool   // the procedure sent the reply, or lets another goroutine send it
-	err    error  // of sending
+	timed  watch
+	err    error // of sending
 
 	w    wire
 	cold chan struct{}
@@ -158,6 +159,7 @@ func (c *conn) answer(rec []byte) bool {
 		if !ok || c.status != nfsOK && c.status != errNoEnt {
 			c.s.stats.errors.Add(1)
 		}
+		c.timed.stop()
 		if c.taken {
 			return c.err == nil
 		}
@@ -178,10 +180,11 @@ func putStat(b []byte, stat uint32) {
 }
 
 func (c *conn) count(prog *program, q *call) {
-	if prog.number == progNFS {
-		c.s.stats.calls[q.proc].Add(1)
-	} else {
+	c.timed = watch{}
+	if prog.number != progNFS {
 		c.s.stats.other.Add(1)
+	} else if n := c.s.stats.calls[q.proc].Add(1); n%sampleEvery == 1 {
+		c.timed = watch{&c.s.stats.latencies[q.proc], time.Now()}
 	}
 }
 

@@ -100,7 +100,7 @@ func TestWholeTree(t *testing.T) {
 		if names != want {
 			t.Errorf("%d names, want %d", names, want)
 		}
-		if st := r.Stats(); st.Errors != 0 || st.Calls["READ"] == 0 || st.ReadBytes == 0 || st.Connections != 1 {
+		if st := r.Stats(); st.Errors != 0 || st.Calls["READ"] == 0 || st.Latencies["READ"].Count == 0 || st.ReadBytes == 0 || st.Connections != 1 {
 			t.Errorf("stats %+v", st)
 		}
 	}

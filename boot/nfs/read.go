@@ -133,6 +133,8 @@ func (c *conn) sendRead(r read, replies []byte) error {
 func (c *conn) fetch(r read, xid uint32) {
 	c.s.stats.cold.Add(1)
 	c.out, c.taken = c.out[:c.start], true
+	timed := c.timed
+	c.timed = watch{}   // it is over when the other goroutine is
 	if len(c.out) > 0 { // do not let what is ready wait too
 		if c.err = c.flush(); c.err != nil {
 			return
@@ -141,6 +143,7 @@ func (c *conn) fetch(r read, xid uint32) {
 	c.cold <- struct{}{}
 	c.wg.Go(func() {
 		defer func() { <-c.cold }()
+		defer timed.stop()
 		if err := c.answerCold(r, xid); err != nil {
 			c.nc.Close() // the reading goroutine ends by it
 		}

@@ -79,6 +79,7 @@ func (s *Server) emit(e Event) {
 type counters struct {
 	conns, accepted  atomic.Int64
 	calls            [len(nfsNames)]atomic.Uint64
+	latencies        [len(nfsNames)]latency
 	other            atomic.Uint64
 	errors           atomic.Uint64
 	readBytes, stale atomic.Uint64
@@ -94,6 +95,7 @@ type Stats struct {
 	Stale       uint64            // handles of images that are not here
 	ReadBytes   uint64            // file data sent
 	ColdReads   uint64            // READ calls that waited for the disk
+	Latencies   map[string]Latency
 }
 
 // Stats returns the counters.
@@ -103,8 +105,12 @@ func (s *Server) Stats() Stats {
 		Connections: int(c.conns.Load()), Accepted: c.accepted.Load(), Calls: map[string]uint64{"OTHER": c.other.Load()},
 		Errors: c.errors.Load(), Stale: c.stale.Load(), ReadBytes: c.readBytes.Load(), ColdReads: c.cold.Load(),
 	}
+	st.Latencies = map[string]Latency{}
 	for i, name := range nfsNames {
 		st.Calls[name] = c.calls[i].Load()
+		if l := c.latencies[i].load(); l.Count > 0 {
+			st.Latencies[name] = l
+		}
 	}
 	return st
 }

@@ -139,7 +139,11 @@ func (l *Live) reload(path string, now stamp, log *slog.Logger) {
 		return
 	default:
 		l.stamp = now
-		err = fmt.Errorf("%s is gone", l.Policy().File())
+		if _, err = os.Stat(l.paths[0]); err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%s is gone", l.paths[0])
+		} else {
+			err = fmt.Errorf("the user that serve runs as must be able to read the file: %w", err)
+		}
 	}
 	if err != nil {
 		log.Error("not reloaded", "reason", fmt.Errorf("%w\nthe policy that was read before stays in force", err))

@@ -136,6 +136,30 @@ func TestLiveFollowsTheFile(t *testing.T) {
 	}
 }
 
+// A file that is there and cannot be read is not called gone.
+func TestLiveOfAFileOutOfReach(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "etc")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "netroot.yaml")
+	write(t, file, "default: local\n")
+	live, err := Open(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := watch(t, live)
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "not a folder")
+	until(t, "out of reach", func() bool { return strings.Contains(log.String(), "must be able to read the file") })
+	if d := live.Decide(Machine{MAC: mac("00:20:38:03:37:6c")}); !d.Local {
+		t.Errorf("without the file: %+v", d)
+	}
+}
+
 func TestLiveReloadsOnHangup(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "netroot.yaml")

@@ -28,6 +28,7 @@ func (c *cli) serveCommand() *cobra.Command {
 		Long: `Answers machines that boot over the network, beside the DHCP server that is already there and without changing it:
 that one goes on giving out addresses, netroot only says what to boot and serves it.
 
+The policy is read again on SIGHUP and when the file changes; one with a fault is reported, and the one before stays in force.
 Without a policy file every machine on every interface is offered a menu of all images, the newest first.
 Each event is one line on standard error, or with --json one JSON object per line on standard output.
 

@@ -114,9 +114,15 @@ type walk struct {
 	packet
 	mayAccept bool
 	mayDrop   string
+	steps     int
 }
 
-const maxDepth = 16 // of jumps, as in the kernel (NFT_JUMP_STACK_SIZE)
+// Chains that jump to themselves are refused by the kernel, and jumps go no deeper than NFT_JUMP_STACK_SIZE there; what is read here
+// may be anything.
+const (
+	maxDepth = 16
+	maxSteps = 10_000
+)
 
 // chain returns what is certain. sure is whether the packet certainly came here.
 func (w *walk) chain(c *chain, sure truth, depth int) (verdict int, by string) {
@@ -124,6 +130,10 @@ func (w *walk) chain(c *chain, sure truth, depth int) (verdict int, by string) {
 		return verdictNone, ""
 	}
 	for _, r := range c.rules {
+		if w.steps++; w.steps > maxSteps {
+			w.mayDrop = "more rules than are followed here"
+			return verdictNone, ""
+		}
 		m := min(r.match(w.packet), sure)
 		if m == no {
 			continue

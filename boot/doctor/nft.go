@@ -182,7 +182,8 @@ func (e expressions) vmap(data json.RawMessage, match func(packet) truth, text s
 		}
 		for kind, data := range verdicts {
 			if verdict, target, ok := e.verdict(kind, data); ok {
-				rules = append(rules, rule{text, func(p packet) truth { return min(match(p), e.equal(left(p), pair[0])) }, verdict, target})
+				equal := e.equal(pair[0])
+				rules = append(rules, rule{text, func(p packet) truth { return min(match(p), equal(left(p))) }, verdict, target})
 			}
 		}
 	}
@@ -198,23 +199,22 @@ func (e expressions) match(data json.RawMessage) func(packet) truth {
 	if json.Unmarshal(data, &m) != nil {
 		return func(packet) truth { return maybe }
 	}
-	left := e.left(m.Left)
+	left, equal := e.left(m.Left), e.equal(m.Right)
 	return func(p packet) truth {
 		value := left(p)
-		switch m.Op {
-		case "==", "in":
-			return e.equal(value, m.Right)
-		case "!=":
-			if value.never {
-				return no
-			}
-			return e.equal(value, m.Right).not()
+		switch {
+		case m.Op == "==" || m.Op == "in":
+			return equal(value)
+		case m.Op == "!=" && value.never:
+			return no
+		case m.Op == "!=":
+			return equal(value).not()
 		}
 		return maybe
 	}
 }
 
-// A operand is what a packet has where a rule looks. The zero value is one that is not known.
+// An operand is what a packet has where a rule looks. The zero value is one that is not known.
 type operand struct {
 	words  []string // any of these names for it
 	number int      // when numeric
@@ -321,13 +321,20 @@ func (e expressions) elements(data json.RawMessage) []json.RawMessage {
 }
 
 // equal compares with a value, a range, a prefix, or any of a set.
-func (e expressions) equal(o operand, right json.RawMessage) truth {
-	if o.never {
-		return no
+func (e expressions) equal(right json.RawMessage) func(operand) truth {
+	same := e.compare(right)
+	return func(o operand) truth {
+		switch {
+		case o.never:
+			return no
+		case o.kind == unknown:
+			return maybe
+		}
+		return same(o)
 	}
-	if o.kind == unknown {
-		return maybe
-	}
+}
+
+func (e expressions) compare(right json.RawMessage) func(operand) truth {
 	var name string
 	isSet := json.Unmarshal(right, &name) == nil && strings.HasPrefix(name, "@")
 	var x struct {
@@ -343,44 +350,56 @@ func (e expressions) equal(o operand, right json.RawMessage) truth {
 	_ = json.Unmarshal(right, &x) // a bare value is none of these
 	switch {
 	case isSet || x.Set != nil || len(right) > 0 && right[0] == '[':
-		any := no
+		var tests []func(operand) truth
 		for _, element := range e.elements(right) {
-			any = max(any, expressions{}.equal(o, element)) // a set holds no sets
+			tests = append(tests, expressions{}.compare(element)) // a set holds no sets
 		}
-		return any
+		return func(o operand) truth {
+			any := no
+			for _, same := range tests {
+				any = max(any, same(o))
+			}
+			return any
+		}
 	case x.Elem != nil:
-		return e.equal(o, x.Elem.Val)
-	case x.Concat != nil:
-		return maybe
+		return e.compare(x.Elem.Val)
 	case x.Prefix != nil:
 		a, err := netip.ParseAddr(x.Prefix.Addr)
-		if err != nil || o.kind != address || !a.Is4() {
-			return maybe
+		return func(o operand) truth {
+			if err != nil || o.kind != address || !a.Is4() {
+				return maybe
+			}
+			return within(o.prefix, netip.PrefixFrom(a, x.Prefix.Len))
 		}
-		return within(o.prefix, netip.PrefixFrom(a, x.Prefix.Len))
 	case len(x.Range) == 2:
-		return inRange(o, x.Range[0], x.Range[1])
+		return inRange(x.Range[0], x.Range[1])
+	case x.Concat != nil:
+		return func(operand) truth { return maybe }
 	}
-	return single(o, right)
+	return single(right)
 }
 
-func inRange(o operand, from, to json.RawMessage) truth {
+func inRange(from, to json.RawMessage) func(operand) truth {
 	var lo, hi int
-	if o.kind == numeric && json.Unmarshal(from, &lo) == nil && json.Unmarshal(to, &hi) == nil {
-		return is(o.number >= lo && o.number <= hi)
-	}
+	numbers := json.Unmarshal(from, &lo) == nil && json.Unmarshal(to, &hi) == nil
 	var first, last netip.Addr
-	if o.kind != address || json.Unmarshal(from, &first) != nil || json.Unmarshal(to, &last) != nil {
+	addresses := json.Unmarshal(from, &first) == nil && json.Unmarshal(to, &last) == nil
+	return func(o operand) truth {
+		switch {
+		case o.kind == numeric && numbers:
+			return is(o.number >= lo && o.number <= hi)
+		case o.kind != address || !addresses:
+			return maybe
+		}
+		lowest, highest := o.prefix.Masked().Addr(), lastOf(o.prefix)
+		switch {
+		case !lowest.Less(first) && !last.Less(highest):
+			return yes
+		case highest.Less(first) || last.Less(lowest):
+			return no
+		}
 		return maybe
 	}
-	lowest, highest := o.prefix.Masked().Addr(), lastOf(o.prefix)
-	switch {
-	case !lowest.Less(first) && !last.Less(highest):
-		return yes
-	case highest.Less(first) || last.Less(lowest):
-		return no
-	}
-	return maybe
 }
 
 func lastOf(p netip.Prefix) netip.Addr {
@@ -391,29 +410,27 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func single(o operand, right json.RawMessage) truth {
-	switch o.kind {
-	case numeric:
-		var n int
-		if json.Unmarshal(right, &n) != nil {
-			return maybe
-		}
-		return is(n == o.number)
-	case address:
-		var a netip.Addr
-		if json.Unmarshal(right, &a) != nil || !a.Is4() {
-			return maybe
-		}
-		return within(o.prefix, netip.PrefixFrom(a, 32))
-	}
+func single(right json.RawMessage) func(operand) truth {
+	var n int
+	isNumber := json.Unmarshal(right, &n) == nil
+	var a netip.Addr
+	isAddress := json.Unmarshal(right, &a) == nil && a.Is4()
 	var s string
-	if json.Unmarshal(right, &s) != nil {
-		return maybe
+	isWord := json.Unmarshal(right, &s) == nil
+	return func(o operand) truth {
+		switch {
+		case o.kind == numeric && isNumber:
+			return is(n == o.number)
+		case o.kind == address && isAddress:
+			return within(o.prefix, netip.PrefixFrom(a, 32))
+		case o.kind != word || !isWord:
+			return maybe
+		}
+		if prefix, wild := strings.CutSuffix(s, "*"); wild {
+			return is(strings.HasPrefix(o.words[0], prefix))
+		}
+		return is(slices.Contains(o.words, s))
 	}
-	if prefix, wild := strings.CutSuffix(s, "*"); wild {
-		return is(strings.HasPrefix(o.words[0], prefix))
-	}
-	return is(slices.Contains(o.words, s))
 }
 
 func is(b bool) truth {

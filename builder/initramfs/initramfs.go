@@ -371,7 +371,8 @@ func (a *archive) modules(rep *Report, extra []string, log *slog.Logger) error {
 		}
 		a.add(entry{name: path.Join(dir, path.Base(name)), mode: modeFile | 0o644, data: data})
 	}
-	// Options for network cards and blacklists count here as they do later.
+	// Options for network cards and blacklists count here as they do later; but whoever asks by TFTP gets this archive, so what
+	// only root may read stays out.
 	for _, d := range []string{"etc/modprobe.d", "lib/modprobe.d", "usr/lib/modprobe.d"} {
 		dir, err := tree.Resolve(a.root, d)
 		if err != nil {
@@ -383,6 +384,9 @@ func (a *archive) modules(rep *Report, extra []string, log *slog.Logger) error {
 		}
 		for _, e := range list {
 			if f := path.Join(dir, e.Name()); strings.HasSuffix(f, ".conf") && tree.Exists(a.root, f) {
+				if info, err := e.Info(); err == nil && info.Mode().Perm()&0o004 == 0 {
+					continue
+				}
 				a.file(f)
 			}
 		}

@@ -89,6 +89,9 @@ func hostRoot(t *testing.T) string {
 		put(filepath.Join(mods, name), []byte("all alike"), 0o644)
 	}
 	put("etc/modprobe.d/nic.conf", []byte("options a speed=1\n"), 0o644)
+	for _, secret := range []string{"etc/shadow", "etc/ssh/ssh_host_ed25519_key", "etc/modprobe.d/secret.conf"} {
+		put(secret, []byte("a secret"), 0o600)
+	}
 	return dir
 }
 
@@ -149,8 +152,11 @@ func TestWrite(t *testing.T) {
 			t.Errorf("not in the archive: %q", want)
 		}
 	}
-	if strings.Contains(list, "ext4") {
-		t.Error("ext4 is in the archive")
+	// Whoever asks by TFTP gets the archive.
+	for _, not := range []string{"ext4", "shadow", "ssh", "secret"} {
+		if strings.Contains(list, not) {
+			t.Errorf("%s is in the archive", not)
+		}
 	}
 
 	if os.Getuid() != 0 {

@@ -227,6 +227,30 @@ func TestStateTwoServers(t *testing.T) {
 	}
 }
 
+// FuzzState: whatever the state file holds, it is taken in or put aside, and the tracker goes on.
+func FuzzState(f *testing.F) {
+	f.Add([]byte(`{"format":1,"written":"2026-11-25T15:30:00Z","machines":[{"mac":"02:00:00:00:00:01","addresses":["10.0.0.7"],"stage":"offer","boots":1,` +
+		`"stages":[{"stage":"offer","reached":"2026-11-25T15:20:00Z","seconds":0}],"boot":{"offered":"pxelinux.0","told":{"up":3}}}]}`))
+	f.Add([]byte(`{"format":1,"machines":[{"addresses":["10.0.0.7","10.0.0.7",""],"stage":""},{"mac":"02:00:00:00:00:01","stage":"up"},{"mac":"02-00-00-00-00-01"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, stateFile), data, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		tracker := &Tracker{Limit: 4}
+		tracker.Open(dir)
+		defer tracker.Close()
+		boots(tracker, time.Now(), stageUp)
+		tracker.check(time.Now().Add(time.Hour))
+		if all := tracker.Machines(); len(all) == 0 || len(all) > 4 {
+			t.Errorf("%d machines", len(all))
+		}
+		if len(tracker.byMAC) > 4 || len(tracker.byAddr) > 4*addressesMax {
+			t.Errorf("%d MACs, %d addresses", len(tracker.byMAC), len(tracker.byAddr))
+		}
+	})
+}
+
 func TestReadNothing(t *testing.T) {
 	if _, err := Read(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)

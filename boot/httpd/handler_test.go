@@ -47,12 +47,12 @@ func (e *events) wait(t *testing.T, want string) {
 }
 
 // serve starts a server for fsys on loopback.
-func serve(t *testing.T, fsys fs.FS) (addr string, said *events) {
+func serve(t testing.TB, fsys fs.FS) (addr string, said *events) {
 	t.Helper()
 	return serveHandler(t, &Handler{}, fsys)
 }
 
-func serveHandler(t *testing.T, h *Handler, fsys fs.FS) (addr string, said *events) {
+func serveHandler(t testing.TB, h *Handler, fsys fs.FS) (addr string, said *events) {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

@@ -29,6 +29,7 @@ type Server struct {
 
 	stats                 counters
 	mounts                mountList
+	refusals              quota
 	readRooms, writeRooms sync.Pool // of *readBuffer and *writeBuffer
 }
 
@@ -37,7 +38,7 @@ const (
 	Mount   = "mount"
 	Unmount = "unmount"
 	Stage   = "stage"   // a machine told how far its boot has come
-	Refused = "refused" // something was not done; Reason says why
+	Refused = "refused" // something was not done; Reason says why. At most ten in a second are told of one client
 )
 
 // An Event is something an administrator wants to know of. Reads and other calls are only counted.
@@ -52,6 +53,9 @@ type Event struct {
 }
 
 func (s *Server) emit(e Event) {
+	if e.Kind == Refused && !s.refusals.take(e.Client, time.Now()) {
+		return
+	}
 	if s.Log != nil {
 		attrs := []slog.Attr{slog.String("service", "nfs"), slog.String("client", e.Client.String())}
 		for _, a := range []slog.Attr{

@@ -115,11 +115,14 @@ func timeBoot(b *testing.B, name string, serve func(*testing.B, *vm.Lab)) time.D
 	}
 	defer m.Stop()
 	work := followWork(m)
-	go func() {
-		if _, err := m.WaitConsole(ctx, 0, "No init found"); err == nil {
-			cancel() // Debian's initramfs waits for a person now
-		}
-	}()
+	// What waits for a person: Debian's initramfs, the ROM.
+	for _, text := range []string{"No init found", "No more network devices"} {
+		go func() {
+			if _, err := m.WaitConsole(ctx, 0, text); err == nil {
+				cancel()
+			}
+		}()
+	}
 	if err := m.WaitPrompt(ctx, "login:"); err != nil {
 		b.Fatalf("%s: %v", name, err)
 	}

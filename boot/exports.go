@@ -22,10 +22,13 @@ const rescanInterval = time.Second
 type exports struct {
 	store *store.Store
 
-	mu      sync.Mutex
-	open    map[[16]byte]*image.Image
-	holds   []func() // one per open image; a hold ends when its function is garbage
+	mu    sync.Mutex
+	open  map[[16]byte]*image.Image
+	holds []func() // one per open image; a hold ends when its function is garbage
+
+	search  sync.Mutex // one looks through the store, the others wait for what it finds
 	scanned time.Time
+	known   map[[16]byte]store.Generation // when it was scanned
 }
 
 // imageID is what file handles name an image by: the start of the SHA-256 of root.erofs, the same on every server
@@ -61,29 +64,43 @@ func (e *exports) Open(path string) ([16]byte, *image.Image, error) {
 // ByID finds the image that a file handle names. An error that wraps fs.ErrNotExist means that no generation has it;
 // any other that the question should be asked again.
 func (e *exports) ByID(id [16]byte) (*image.Image, error) {
-	e.mu.Lock()
-	img, ok := e.open[id]
-	soon := !ok && time.Since(e.scanned) < rescanInterval
-	if !ok && !soon {
-		e.scanned = time.Now()
-	}
-	e.mu.Unlock()
-	switch {
-	case ok:
+	if img, ok := e.opened(id); ok {
 		return img, nil
-	case soon:
-		return nil, errors.New("the store was searched a moment ago")
 	}
-	generations, err := e.generations()
-	if err != nil {
-		return nil, err
+	// After a restart all machines that run ask at once. None of them is told to come back in five seconds, which
+	// is what a Linux client does that is not answered.
+	e.search.Lock()
+	defer e.search.Unlock()
+	if img, ok := e.opened(id); ok {
+		return img, nil
 	}
-	for _, g := range generations {
-		if have, err := imageID(g); err == nil && have == id {
-			return e.image(id, g)
+	g, ok := e.known[id]
+	if !ok {
+		if time.Since(e.scanned) < rescanInterval {
+			return nil, errors.New("the store was searched a moment ago")
+		}
+		generations, err := e.generations()
+		if err != nil {
+			return nil, err
+		}
+		e.scanned, e.known = time.Now(), map[[16]byte]store.Generation{}
+		for _, g := range generations {
+			if have, err := imageID(g); err == nil {
+				e.known[have] = g
+			}
+		}
+		if g, ok = e.known[id]; !ok {
+			return nil, fmt.Errorf("no generation in the store has the image %x: %w", id, fs.ErrNotExist)
 		}
 	}
-	return nil, fmt.Errorf("no generation in the store has the image %x: %w", id, fs.ErrNotExist)
+	return e.image(id, g)
+}
+
+func (e *exports) opened(id [16]byte) (*image.Image, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	img, ok := e.open[id]
+	return img, ok
 }
 
 // List returns the export paths, current generations first.

@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -54,6 +55,7 @@ type Lab struct {
 	lock *os.File // on dir
 	ns   map[string]*namespace
 	ra   net.PacketConn
+	taps []io.Closer // of bad cables
 	mu   sync.Mutex
 	proc []*Process
 	done bool
@@ -135,10 +137,10 @@ func (l *Lab) addBridge(network int) error {
 	return up(attrs.Name)
 }
 
-// connect puts a veth between the bridge of a network and a namespace, where it is called eth0, eth1, …
-func (l *Lab) connect(network int, ns string, addr netip.Prefix) error {
+// wire puts a veth between the bridge of a network and a namespace, where it is called eth0, eth1, …
+func (l *Lab) wire(network int, ns string) error {
 	target := l.ns[ns]
-	err := l.ns[NSLab].do(func() error {
+	return l.ns[NSLab].do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = fmt.Sprintf("%s%d", ns, network)
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: cardName(network), PeerNamespace: netlink.NsFd(target.handle)}
@@ -147,20 +149,23 @@ func (l *Lab) connect(network int, ns string, addr netip.Prefix) error {
 		}
 		return enslave(attrs.Name, bridgeName(network))
 	})
-	if err != nil {
+}
+
+// connect wires a namespace to a network, where it gets an address.
+func (l *Lab) connect(network int, ns string, addr netip.Prefix) error {
+	if err := l.wire(network, ns); err != nil {
 		return err
 	}
-	return target.do(func() error {
-		link, err := netlink.LinkByName(cardName(network))
-		if err != nil {
-			return err
-		}
-		ip := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), 32)}
-		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ip}); err != nil {
+	return l.ns[ns].do(func() error {
+		if err := AddAddress(cardName(network), addr); err != nil {
 			return fmt.Errorf("give %s to %s: %w", addr, cardName(network), err)
 		}
 		return up(cardName(network))
 	})
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
 }
 
 func enslave(port, bridge string) error {
@@ -246,6 +251,9 @@ func (l *Lab) Close() error {
 	wg.Wait()
 	if l.ra != nil {
 		l.ra.Close()
+	}
+	for _, tap := range l.taps {
+		tap.Close()
 	}
 	for _, ns := range l.ns {
 		if ns != nil {

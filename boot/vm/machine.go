@@ -24,6 +24,7 @@ type MachineConfig struct {
 	NoReboot bool      // a reboot ends the machine
 	Console  io.Writer // gets a copy of every byte of the first serial line
 	Kernel   *Kernel   // default: what the network offers
+	Link     *Link     // between each card and its network; nil is a good cable
 }
 
 // Kernel is what a machine starts at once, as if the loader of another make had loaded it.
@@ -62,14 +63,13 @@ func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 	var wires wires
 	defer wires.closeTheirs()
 	console, shell, control := wires.pair(), wires.pair(), wires.pair()
-	taps := make([]int, len(cfg.Networks))
+	nets := make([]string, len(cfg.Networks))
 	for i, network := range cfg.Networks {
-		tap, err := l.openTap(network)
-		if err != nil {
+		var err error
+		if nets[i], err = l.plug(&wires, network, cfg.Link); err != nil {
 			wires.closeOurs()
 			return nil, fmt.Errorf("connect the machine: %w", err)
 		}
-		taps[i] = wires.give(tap)
 	}
 	if wires.err != nil {
 		wires.closeOurs()
@@ -82,7 +82,7 @@ func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 	}
 	m := &Machine{Spec: spec, console: newLineLog(), keys: console.ours, errors: newLineLog()}
 	m.console.copy = cfg.Console
-	args := qemuArgs(spec, cfg.NoReboot, console.theirs, shell.theirs, control.theirs, taps)
+	args := qemuArgs(spec, cfg.NoReboot, console.theirs, shell.theirs, control.theirs, nets)
 	if k := cfg.Kernel; k != nil {
 		args = append(args, "-kernel", k.Image, "-initrd", k.Initrd, "-append", strings.Join(k.Cmdline, " "))
 	}
@@ -107,7 +107,7 @@ func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 }
 
 // qemuArgs is the command line; the numbers are those of the inherited file descriptors.
-func qemuArgs(s Spec, noReboot bool, console, shell, control int, taps []int) []string {
+func qemuArgs(s Spec, noReboot bool, console, shell, control int, nets []string) []string {
 	accel := s.Accel
 	if accel == "tcg" {
 		accel = "tcg,thread=multi"
@@ -124,11 +124,11 @@ func qemuArgs(s Spec, noReboot bool, console, shell, control int, taps []int) []
 		"-chardev", fmt.Sprintf("socket,id=shell,fd=%d", shell), "-serial", "chardev:shell",
 		"-chardev", fmt.Sprintf("socket,id=control,fd=%d", control), "-mon", "chardev=control,mode=control",
 	}
-	for i, fd := range taps {
+	for i, wire := range nets {
 		mac := append(net.HardwareAddr(nil), s.MAC...)
 		mac[5] += byte(i)
 		args = append(args,
-			"-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, fd),
+			"-netdev", fmt.Sprintf("%s,id=net%d", wire, i),
 			"-device", fmt.Sprintf("%s,netdev=net%d,mac=%s", s.NIC, i, mac))
 	}
 	if noReboot {
@@ -137,8 +137,36 @@ func qemuArgs(s Spec, noReboot bool, console, shell, control int, taps []int) []
 	return args
 }
 
-// openTap makes a tap on the bridge of a network. It vanishes with its last descriptor: QEMU's.
-func (l *Lab) openTap(network int) (*os.File, error) {
+// plug connects one card of QEMU's to a network and returns the start of its -netdev.
+func (l *Lab) plug(w *wires, network int, link *Link) (string, error) {
+	if link == nil {
+		tap, err := l.openTap(network, netlink.TUNTAP_VNET_HDR)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("tap,fd=%d", w.give(tap)), nil
+	}
+	// Without virtio headers the kernel cuts and checks what it would otherwise leave to a card.
+	tap, err := l.openTap(network, 0)
+	if err != nil {
+		return "", err
+	}
+	defer tap.Close()
+	end, err := newTapFrames(tap)
+	if err != nil {
+		return "", err
+	}
+	pair := w.pair()
+	if w.err != nil {
+		end.Close()
+		return "", w.err
+	}
+	link.join(end, newSocketFrames(pair.ours))
+	return fmt.Sprintf("socket,fd=%d", pair.theirs), nil
+}
+
+// openTap makes a tap on the bridge of a network. It vanishes with its last descriptor.
+func (l *Lab) openTap(network int, flags netlink.TuntapFlag) (*os.File, error) {
 	if network < 0 || network >= len(l.cfg.Networks) {
 		return nil, fmt.Errorf("the lab has no network %d", network)
 	}
@@ -147,7 +175,7 @@ func (l *Lab) openTap(network int) (*os.File, error) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "tap%d" // the kernel picks the number
 		tap := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,
-			Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
+			Flags: netlink.TUNTAP_NO_PI | flags}
 		if err := netlink.LinkAdd(tap); err != nil {
 			return fmt.Errorf("add a tap (needs /dev/net/tun): %w", err)
 		}

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -53,13 +54,16 @@ func routerArgs(cfg Config) []string {
 		"--user=root", "--group=root",
 		"--pid-file=", "--leasefile-ro", // nothing on disk
 		"--no-ping", // else each offer waits 3 s for an echo of the address
-		"--dhcp-authoritative",
+		"--dhcp-authoritative", "--dhcp-lease-max=10000",
 		"--bind-interfaces", "--except-interface=lo",
 		"--domain=" + cfg.Domain, "--local=/" + cfg.Domain + "/",
 	}
 	for i, network := range cfg.Networks {
 		card := cardName(i)
 		lo, hi := hostAddr(network, 100).Addr(), hostAddr(network, 199).Addr()
+		if network.Bits() < 24 { // a network for many machines
+			hi = lastAddr(network).Prev()
+		}
 		args = append(args, "--interface="+card,
 			fmt.Sprintf("--dhcp-range=set:%s,%s,%s,%s,1h", card, lo, hi, netmask(network)),
 			fmt.Sprintf("--dhcp-option=tag:%s,option:router,%s", card, hostAddr(network, 2).Addr()),
@@ -70,6 +74,14 @@ func routerArgs(cfg Config) []string {
 		args = append(args, "--host-record="+name+","+cfg.Names[name])
 	}
 	return args
+}
+
+// lastAddr is the broadcast address of a network.
+func lastAddr(p netip.Prefix) netip.Addr {
+	a := p.Addr().As4()
+	n := binary.BigEndian.Uint32(a[:]) | ^uint32(0)>>p.Bits()
+	binary.BigEndian.PutUint32(a[:], n)
+	return netip.AddrFrom4(a)
 }
 
 func netmask(p netip.Prefix) netip.Addr {

@@ -1,0 +1,33 @@
+//go:build e2e
+
+package boot_test
+
+import (
+	"cmp"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"netroot/boot/vm"
+)
+
+// TestE2ELossyLink boots behind a cable that loses, doubles and disorders frames.
+//
+//	NETROOT_LOSS=0.2 NETROOT_DELAY=300ms    other shares and delays than five per cent and none
+func TestE2ELossyLink(t *testing.T) {
+	loss, err := strconv.ParseFloat(cmp.Or(os.Getenv("NETROOT_LOSS"), "0.05"), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delay, err := time.ParseDuration(cmp.Or(os.Getenv("NETROOT_DELAY"), "0s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := &vm.Link{Loss: loss, Duplicate: loss, Reorder: loss, Delay: delay, Seed: 5}
+	s, gen := words(t, vm.DefaultMAC, nil)
+	s.boot(t, vm.MachineConfig{Link: link})
+	s.await(t, gen, 0, s.machine.PowerOn)
+	t.Logf("up with %s", link)
+	s.expect(t, "systemctl is-system-running --wait; systemctl --failed --no-legend", "running")
+}

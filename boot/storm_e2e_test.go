@@ -160,7 +160,7 @@ func (r *recorder) answered(w *words32) {
 	w.skip(8)
 	w.skip(4)
 	w.opaque()
-	if w.next() != 0 || w.next() != 0 { // accepted, and done
+	if accepted, status := w.next(), w.next(); accepted != 0 || status != 0 {
 		return
 	}
 	attributes := func() {

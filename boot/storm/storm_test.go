@@ -237,7 +237,7 @@ func TestBadCable(t *testing.T) {
 	calls := trace(t)
 	var some []Call
 	for i, c := range calls {
-		if i%40 == 0 {
+		if i%80 == 0 {
 			some = append(some, c)
 		}
 	}
@@ -256,9 +256,9 @@ func TestBadCable(t *testing.T) {
 				kernel, initrd = 10_000, 20_000
 			}
 			_, _, cfg := site(t, makeStore(t, some, kernel, initrd, 2000), "", cable)
-			cfg.Machines, cfg.Trace, cfg.Check = 5, some, check
+			cfg.Machines, cfg.Trace, cfg.Check = 3, some, check
 			if link.Delay > 0 {
-				cfg.Trace = some[:min(15, len(some))]
+				cfg.Trace = some[:min(10, len(some))]
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 			defer cancel()

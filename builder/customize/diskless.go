@@ -61,6 +61,9 @@ const flush = "systemd-journal-flush.service"
 // somebody loads that module (99-systemd.rules).
 var onDemand = []string{"sys-fs-fuse-connections.mount", "sys-kernel-config.mount"}
 
+// wishes is where a link takes the place of the one of the same name that a package has for sysinit.target.
+const wishes = "/etc/systemd/system/sysinit.target.wants/"
+
 // idleGenerators look for disks, or for what was left on them, each time systemd reads its units; they are masked. One
 // with a table of its own stays when the root has that table, with a line in it.
 var idleGenerators = []struct{ name, table string }{
@@ -90,7 +93,7 @@ func Digest() string {
 	if err != nil {
 		panic(err) // embedded files are always there
 	}
-	fmt.Fprintln(h, wants, diskCare, idle, onDemand, idleGenerators)
+	fmt.Fprintln(h, wants, diskCare, idle, wishes, onDemand, idleGenerators)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -179,7 +182,8 @@ func (r rootDir) diskless(rec *recipe.Recipe) error {
 			if enables(rec, unit) {
 				continue
 			}
-			if err := r.remove(units + "sysinit.target.wants/" + unit); err != nil {
+			// A link to nowhere in /etc takes that wish back, and leaves the package's own file alone (load-dropin.c of systemd).
+			if err := r.symlink("/dev/null", wishes+unit); err != nil {
 				return err
 			}
 		}
@@ -220,9 +224,6 @@ func (r rootDir) mask(rec *recipe.Recipe) error {
 	return nil
 }
 
-// modulesList is how systemd comes to read /etc/modules, on Debian.
-const modulesList = "/etc/modules-load.d/modules.conf"
-
 // trim takes out what finds nothing to do in this root. It comes after the hooks, which may give it something.
 func (r rootDir) trim(rec *recipe.Recipe) error {
 	if !r.hasSystemd() {
@@ -240,9 +241,6 @@ func (r rootDir) trim(rec *recipe.Recipe) error {
 		if err := r.symlink("/dev/null", "/etc/systemd/system/"+flush); err != nil {
 			return err
 		}
-	}
-	if !r.says("/etc/modules") && r.link(modulesList) == "../modules" {
-		return r.remove(modulesList)
 	}
 	return nil
 }

@@ -3,11 +3,15 @@ package builder
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sync/semaphore"
 
 	"netroot/builder/apt"
+	"netroot/builder/chroot"
 	"netroot/builder/dpkg"
 	"netroot/builder/fetch"
 	"netroot/builder/lock"
@@ -26,6 +30,7 @@ type aptSource struct {
 	cache    dpkg.Cache
 	jobs     int
 	progress *progress.Reporter
+	log      *slog.Logger
 
 	universe *apt.Universe // nil until it is asked for
 }
@@ -47,6 +52,7 @@ func (b *Builder) aptSource(r *recipe.Recipe) *aptSource {
 		cache:    b.unpacked(),
 		jobs:     b.Jobs,
 		progress: b.Progress,
+		log:      b.log(),
 	}
 }
 
@@ -111,7 +117,7 @@ func (s *aptSource) fetch(ctx context.Context, pins *lock.Lock) error {
 			return err
 		}
 		defer slots.Release(1)
-		if err := dpkg.Unpack(ctx, path, items[i].SHA256, s.cache); err != nil {
+		if err := dpkg.Unpack(ctx, path, items[i].Sum, s.cache); err != nil {
 			return fmt.Errorf("unpack %s: %w", items[i].Name, err)
 		}
 		return nil
@@ -120,6 +126,36 @@ func (s *aptSource) fetch(ctx context.Context, pins *lock.Lock) error {
 		return err
 	}
 	return s.cache.Sync()
+}
+
+// assemble puts unpacked packages together and has the root's own dpkg configure them.
+func (s *aptSource) assemble(ctx context.Context, name string, pins *lock.Lock, scratch string) (*root, error) {
+	lower := filepath.Join(scratch, "root")
+	if err := os.Mkdir(lower, 0o755); err != nil {
+		return nil, fmt.Errorf("assemble %s: %w", name, err)
+	}
+	s.progress.Step("assembling %d packages", len(pins.Packages))
+	unpacked := dpkg.Root{Packages: pins.Packages, Cache: s.cache, Dir: lower, Arch: pins.Arch, Sources: s.aptSources(), Log: s.log}
+	if err := dpkg.Assemble(ctx, unpacked); err != nil {
+		return nil, err
+	}
+	newest, err := dpkg.Newest(ctx, unpacked)
+	if err != nil {
+		return nil, err
+	}
+	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Log: s.log})
+	if err != nil {
+		return nil, err
+	}
+	configuring := s.progress.Start("configuring", int64(len(pins.Packages)), progress.Items)
+	err = dpkg.Configure(ctx, session, dpkg.Options{Log: s.log, Progress: func(int, int, string) { configuring.Add(1) }})
+	if err != nil {
+		configuring.Abort()
+		session.Close()
+		return nil, err
+	}
+	configuring.Done()
+	return &root{session: session, newest: newest}, nil
 }
 
 // aptSources is the text of the apt sources that the root itself is given, so that packages can be added in it later.

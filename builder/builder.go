@@ -61,7 +61,10 @@ func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Resul
 	}
 	defer draft.Abort()
 
-	src := b.aptSource(r)
+	src, err := b.source(r)
+	if err != nil {
+		return Result{}, err
+	}
 	pins := o.Locked
 	if pins == nil {
 		if pins, err = src.resolve(ctx); err != nil {
@@ -106,7 +109,11 @@ func (b *Builder) Resolve(ctx context.Context, r *recipe.Recipe) (*lock.Lock, er
 	if err := b.Store.Prepare(); err != nil {
 		return nil, err
 	}
-	pins, err := b.aptSource(r).resolve(ctx)
+	src, err := b.source(r)
+	if err != nil {
+		return nil, err
+	}
+	pins, err := src.resolve(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", r.Name, err)
 	}

@@ -39,8 +39,16 @@ const loaderLock = "loader.lock"
 
 // loader sees to it that the store has the boot loader's files, in the version that the recipe's archive offers. An
 // archive without them leaves to the store what it has, or else takes those that the host has installed.
-func (b *Builder) loader(ctx context.Context, src *aptSource) error {
+func (b *Builder) loader(ctx context.Context, from source) error {
 	dir := b.Store.LoaderDir()
+	src, ok := from.(*aptSource)
+	if !ok {
+		// Other sources offer Debian's loaders under other names and paths, if at all.
+		if loaderComplete(dir) {
+			return nil
+		}
+		return hostLoader(dir, "/", "pxelinux")
+	}
 	have, err := lock.Read(filepath.Join(dir, loaderLock))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		b.log().Warn("the boot loader is installed again", "reason", err.Error())
@@ -77,7 +85,7 @@ func (b *Builder) loader(ctx context.Context, src *aptSource) error {
 	}
 	debs := make(map[string]string)
 	for i, p := range pins.Packages {
-		debs[p.Name] = src.fetcher.Cache.Path(items[i].SHA256)
+		debs[p.Name] = src.fetcher.Cache.Path(items[i].Sum)
 	}
 	if err := src.fetcher.Get(ctx, items, nil); err != nil {
 		return fmt.Errorf("fetch the boot loader: %w", err)

@@ -9,47 +9,25 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"netroot/builder/check"
-	"netroot/builder/chroot"
 	"netroot/builder/customize"
-	"netroot/builder/dpkg"
 	"netroot/builder/image"
 	"netroot/builder/initramfs"
 	"netroot/builder/lock"
-	"netroot/builder/progress"
 	"netroot/builder/recipe"
 	"netroot/builder/store"
 )
 
-// root assembles the root of a recipe from unpacked packages, checks it, and writes kernel, initramfs and image into
+// root assembles the root of a recipe from the packages of its source, checks it, and writes kernel, initramfs and image into
 // the draft. It fills in of m what the generation must know about itself.
-func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, src *aptSource, draft *store.Draft, m *store.Manifest) ([]check.Finding, error) {
-	lower := filepath.Join(draft.Scratch(), "root")
-	if err := os.Mkdir(lower, 0o755); err != nil {
-		return nil, fmt.Errorf("assemble %s: %w", r.Name, err)
-	}
-	b.Progress.Step("assembling %d packages", len(pins.Packages))
-	unpacked := dpkg.Root{Packages: pins.Packages, Cache: b.unpacked(), Dir: lower, Arch: pins.Arch, Sources: src.aptSources(), Log: b.log()}
-	if err := dpkg.Assemble(ctx, unpacked); err != nil {
-		return nil, err
-	}
-	newest, err := dpkg.Newest(ctx, unpacked)
+func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, src source, draft *store.Draft, m *store.Manifest) ([]check.Finding, error) {
+	root, err := src.assemble(ctx, r.Name, pins, draft.Scratch())
 	if err != nil {
 		return nil, err
 	}
-	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(draft.Scratch(), "changes"), Arch: pins.Arch, Hostname: r.Name, Log: b.log()})
-	if err != nil {
-		return nil, err
-	}
+	session := root.session
 	defer session.Close()
-	configuring := b.Progress.Start("configuring", int64(len(pins.Packages)), progress.Items)
-	err = dpkg.Configure(ctx, session, dpkg.Options{Log: b.log(), Progress: func(int, int, string) { configuring.Add(1) }})
-	if err != nil {
-		configuring.Abort()
-		return nil, err
-	}
-	configuring.Done()
 	// What is in /usr came with the packages, whenever they were put together.
-	if err := os.Chtimes(filepath.Join(session.Tree(), "usr"), newest, newest); err != nil {
+	if err := os.Chtimes(filepath.Join(session.Tree(), "usr"), root.newest, root.newest); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", r.Name, err)
 	}
 	if err := customize.Apply(ctx, r, session, b.log()); err != nil {
@@ -67,7 +45,7 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		return findings, err
 	}
 
-	m.Arch, m.Cmdline, m.Writable, m.OverlaySize = pins.Arch, r.Kernel.Cmdline, r.Root.Writable, r.Root.Size
+	m.Arch, m.Cmdline, m.Writable, m.OverlaySize, m.Notes = pins.Arch, r.Kernel.Cmdline, r.Root.Writable, r.Root.Size, root.notes
 	b.Progress.Step("writing the initramfs and the image")
 	var stats image.Stats
 	g, ctx := errgroup.WithContext(ctx)
@@ -76,7 +54,7 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		return err
 	})
 	g.Go(func() (err error) {
-		stats, err = image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Tree(), image.Options{BuildTime: newest})
+		stats, err = image.Write(ctx, filepath.Join(draft.Dir(), store.PartRoot), session.Tree(), image.Options{BuildTime: root.newest})
 		return err
 	})
 	if err := g.Wait(); err != nil {

@@ -317,7 +317,7 @@ func TestHostSources(t *testing.T) {
 	if err != nil || len(items) != 2 {
 		t.Fatalf("%v, %v", items, err)
 	}
-	if want := a.url() + "/pool/a_2.deb"; items[0].URL != want || items[0].Name != "a" || items[0].Size != 10 || len(items[0].SHA256) != 64 {
+	if want := a.url() + "/pool/a_2.deb"; items[0].URL != want || items[0].Name != "a" || items[0].Size != 10 || len(items[0].Sum) != 64 {
 		t.Errorf("item %+v, want URL %s", items[0], want)
 	}
 	l.Packages[0].Repo = "elsewhere"

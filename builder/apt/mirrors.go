@@ -180,7 +180,7 @@ func (m *Mirrors) Items(l *lock.Lock) ([]fetch.Item, error) {
 		if !filepath.IsLocal(p.Path) {
 			return nil, fmt.Errorf("the lock gives %s the path %q, which leaves the repository", p.Name, p.Path)
 		}
-		items = append(items, fetch.Item{Name: p.Name, URL: joinURL(m.repos[i].base, p.Path), Size: p.Size, SHA256: p.SHA256})
+		items = append(items, fetch.Item{Name: p.Name, URL: joinURL(m.repos[i].base, p.Path), Size: p.Size, Sum: p.SHA256})
 	}
 	return items, nil
 }

@@ -215,7 +215,7 @@ func (o *opener) list(ctx context.Context, r repo, rel *release, choices []index
 			urls = []string{joinURL(r.base, dir+c.byHashPath()), urls[0]}
 		}
 		for _, u := range urls {
-			item := fetch.Item{Name: c.path + " of " + r.name, URL: u, Size: c.size, SHA256: c.sum}
+			item := fetch.Item{Name: c.path + " of " + r.name, URL: u, Size: c.size, Sum: c.sum}
 			err := o.fetcher.Get(ctx, []fetch.Item{item}, nil)
 			if fetch.NotFound(err) {
 				missing = err

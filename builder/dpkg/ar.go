@@ -2,11 +2,15 @@ package dpkg
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strconv"
 	"strings"
+
+	"netroot/builder/compress"
 )
 
 // A member is one file of an ar archive: where its bytes lie in the .deb.
@@ -94,6 +98,19 @@ func openDeb(r io.ReaderAt, size int64) (*debFile, error) {
 		return nil, errors.New("it is no Debian package: it lacks control.tar or data.tar")
 	}
 	return d, nil
+}
+
+// decompress opens a member by the ending of its name (deb(5) lists them). Close ends what works ahead.
+func decompress(ctx context.Context, r io.ReaderAt, m member) (io.ReadCloser, error) {
+	ext := path.Ext(m.name)
+	if ext == ".tar" {
+		ext = ""
+	}
+	z, err := compress.Open(ctx, io.NewSectionReader(r, m.off, m.size), m.size, ext)
+	if err != nil {
+		return nil, fmt.Errorf("member %s: %w", m.name, err)
+	}
+	return z, nil
 }
 
 // noEOF makes of an end that came too early an error that says so.

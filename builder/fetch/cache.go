@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A Cache is a folder of blobs named by their SHA-256: DIR/sha256/ab/abcdef…. A blob gets its name only after its bytes
+// A Cache is a folder of blobs named by their checksums: DIR/sha256/ab/abcdef…. A blob gets its name only after its bytes
 // were hashed and synced. Beside it may lie abcdef….part, what an interrupted download left.
 type Cache struct {
 	Dir string
@@ -23,7 +23,7 @@ func (c Cache) Path(sum string) string {
 	if len(sum) >= 2 {
 		shard = sum[:2]
 	}
-	return filepath.Join(c.Dir, "sha256", shard, sum)
+	return filepath.Join(c.Dir, folderOf(sum), shard, sum)
 }
 
 // Has says whether the blob is there.

@@ -10,7 +10,6 @@ package fetch
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,7 +22,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -52,10 +50,10 @@ type Fetcher struct {
 
 // An Item is one file to fetch.
 type Item struct {
-	Name   string // what errors call it: a package name
-	URL    string
-	Size   int64
-	SHA256 string // hex
+	Name string // what errors call it: a package name
+	URL  string
+	Size int64
+	Sum  string // SHA-256 in hex; by its length also SHA-512, or SHA-1 for archives so old that they have nothing better
 }
 
 // A StatusError is an answer of a server other than the one hoped for.
@@ -93,10 +91,10 @@ func (f *Fetcher) Get(ctx context.Context, items []Item, done func(i int, path s
 	var total int64
 	var missing []int
 	for i, it := range items {
-		if !validSum(it.SHA256) || it.Size < 0 {
-			return fmt.Errorf("fetch %s: no size or no SHA-256 to verify it with", it.Name)
+		if !validSum(it.Sum) || it.Size < 0 {
+			return fmt.Errorf("fetch %s: no size or no checksum to verify it with", it.Name)
 		}
-		if !f.Cache.has(it.SHA256, it.Size) {
+		if !f.Cache.has(it.Sum, it.Size) {
 			missing = append(missing, i)
 			total += it.Size
 		}
@@ -154,7 +152,7 @@ func (f *Fetcher) Get(ctx context.Context, items []Item, done func(i int, path s
 						if !ok {
 							return nil
 						}
-						if err := done(i, f.Cache.Path(items[i].SHA256)); err != nil {
+						if err := done(i, f.Cache.Path(items[i].Sum)); err != nil {
 							return err
 						}
 					}
@@ -183,7 +181,7 @@ func presentItems(items []Item, missing []int) []int {
 // get brings one item into the cache, trying again as often as makes sense.
 func (f *Fetcher) get(ctx context.Context, it Item, task *progress.Task) error {
 	return f.retry(ctx, it.Name, func() error {
-		part, err := f.Cache.openPart(ctx, it.SHA256, it.Size)
+		part, err := f.Cache.openPart(ctx, it.Sum, it.Size)
 		if err != nil {
 			return &diskError{err}
 		}
@@ -258,7 +256,7 @@ func (e *diskError) Unwrap() error { return e.error }
 
 // try makes one attempt, going on behind what part already holds.
 func (f *Fetcher) try(ctx context.Context, it Item, part *os.File, task *progress.Task) (err error) {
-	sum := sha256.New()
+	sum := hashOf(it.Sum)
 	have, err := rehash(part, sum, it.Size)
 	if err != nil {
 		return &diskError{err}
@@ -307,8 +305,8 @@ func (f *Fetcher) try(ctx context.Context, it Item, part *os.File, task *progres
 		wrong = &mismatch{fmt.Sprintf("size more than %d", it.Size)}
 	case have < it.Size:
 		wrong = &mismatch{fmt.Sprintf("size %d instead of %d", have, it.Size)}
-	case got != it.SHA256:
-		wrong = &mismatch{fmt.Sprintf("SHA-256 %s instead of %s", got, it.SHA256)}
+	case got != it.Sum:
+		wrong = &mismatch{fmt.Sprintf("%s %s instead of %s", hashName(it.Sum), got, it.Sum)}
 	}
 	if wrong != nil {
 		os.Remove(part.Name())
@@ -320,7 +318,7 @@ func (f *Fetcher) try(ctx context.Context, it Item, part *os.File, task *progres
 	if err := part.Sync(); err != nil {
 		return &diskError{err}
 	}
-	if err := os.Rename(part.Name(), f.Cache.Path(it.SHA256)); err != nil {
+	if err := os.Rename(part.Name(), f.Cache.Path(it.Sum)); err != nil {
 		return &diskError{err}
 	}
 	return nil
@@ -367,11 +365,6 @@ func copyCounted(dst io.Writer, sum hash.Hash, src io.Reader, count func(int64))
 			return total, err
 		}
 	}
-}
-
-func validSum(s string) bool {
-	_, err := hex.DecodeString(s)
-	return err == nil && len(s) == 64 && s == strings.ToLower(s)
 }
 
 func orDefault[T int | time.Duration](v, def T) T {

@@ -83,7 +83,7 @@ func TestManyInParallel(t *testing.T) {
 	for i := range items {
 		data := blob(uint64(i), 1000*i)
 		blobs[fmt.Sprintf("/pool/%d.deb", i)] = data
-		items[i] = Item{Name: fmt.Sprint("p", i), Size: int64(len(data)), SHA256: sumOf(data)}
+		items[i] = Item{Name: fmt.Sprint("p", i), Size: int64(len(data)), Sum: sumOf(data)}
 	}
 	var connections atomic.Int64
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -108,7 +108,7 @@ func TestManyInParallel(t *testing.T) {
 			data, err := os.ReadFile(path)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil || sumOf(data) != items[i].SHA256 || seen[i] {
+			if err != nil || sumOf(data) != items[i].Sum || seen[i] {
 				t.Errorf("done(%d): %v, again %v", i, err, seen[i])
 			}
 			seen[i] = true
@@ -342,10 +342,10 @@ func TestCancelLeavesOnlyAPart(t *testing.T) {
 	if err := f.Get(ctx, []Item{item}, nil); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error is %v", err)
 	}
-	if f.Cache.Has(item.SHA256) {
+	if f.Cache.Has(item.Sum) {
 		t.Error("an unfinished file has its final name")
 	}
-	if info, err := os.Stat(f.Cache.Path(item.SHA256) + ".part"); err != nil || info.Size() != 50_000 {
+	if info, err := os.Stat(f.Cache.Path(item.Sum) + ".part"); err != nil || info.Size() != 50_000 {
 		t.Errorf("part: %v, %v", info, err)
 	}
 	if err := f.Get(t.Context(), []Item{item}, nil); err != nil {
@@ -390,7 +390,7 @@ func TestDamagedBlobIsFetchedAgain(t *testing.T) {
 	if err := f.Get(t.Context(), items, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(f.Cache.Path(items[0].SHA256), 10); err != nil {
+	if err := os.Truncate(f.Cache.Path(items[0].Sum), 10); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Get(t.Context(), items, nil); err != nil {
@@ -427,7 +427,7 @@ func TestFileURL(t *testing.T) {
 func TestNothingToVerifyWith(t *testing.T) {
 	f := &Fetcher{Cache: Cache{t.TempDir()}}
 	for _, sum := range []string{"", "abc", strings.Repeat("g", 64), "../../etc/passwd", strings.Repeat("A", 64)} {
-		if err := f.Get(t.Context(), []Item{{"x", "http://127.0.0.1:1/", 1, sum}}, nil); err == nil || !strings.Contains(err.Error(), "no SHA-256") {
+		if err := f.Get(t.Context(), []Item{{"x", "http://127.0.0.1:1/", 1, sum}}, nil); err == nil || !strings.Contains(err.Error(), "no checksum") {
 			t.Errorf("%q: %v", sum, err)
 		}
 	}

@@ -19,11 +19,20 @@ import (
 type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
-	Arch    string `json:"arch"`   // the distribution's own word: amd64, i386, all, noarch
-	Repo    string `json:"repo"`   // which repository of the source: "bookworm", "bookworm-security"
-	Path    string `json:"path"`   // relative to the repository's mirror, never with a host name
-	Size    int64  `json:"size"`   // bytes
-	SHA256  string `json:"sha256"` // hex
+	Arch    string `json:"arch"`             // the distribution's own word: amd64, i386, all, noarch
+	Repo    string `json:"repo"`             // which repository of the source: "bookworm", "bookworm-security"
+	Path    string `json:"path"`             // relative to the repository's mirror, never with a host name
+	Size    int64  `json:"size"`             // bytes
+	SHA256  string `json:"sha256,omitempty"` // hex
+	SHA1    string `json:"sha1,omitempty"`   // hex; of packages whose archive is so old that it tells no SHA-256
+}
+
+// Sum is the checksum that the package is verified by and that names it in the cache.
+func (p Package) Sum() string {
+	if p.SHA256 != "" {
+		return p.SHA256
+	}
+	return p.SHA1
 }
 
 // A Lock pins every package of one root.
@@ -83,8 +92,8 @@ func Read(path string) (*Lock, error) {
 		return nil, fmt.Errorf("read lock %s: %w", path, err)
 	}
 	for _, p := range l.Packages {
-		if p.Name == "" || p.Path == "" || len(p.SHA256) != 64 || p.Size <= 0 {
-			return nil, fmt.Errorf("read lock %s: package %q lacks a path, a size or a SHA-256", path, p.Name)
+		if p.Name == "" || p.Path == "" || len(p.SHA256) != 64 && len(p.SHA1) != 40 || p.Size <= 0 {
+			return nil, fmt.Errorf("read lock %s: package %q lacks a path, a size or a checksum", path, p.Name)
 		}
 	}
 	return &l, nil

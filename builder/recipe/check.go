@@ -26,6 +26,13 @@ const (
 	userPattern      = `^[a-z_][a-z0-9_-]{0,31}$`
 	servicePattern   = `^[A-Za-z0-9][A-Za-z0-9@._:\\-]*$`
 	hookPattern      = `^[A-Za-z0-9][A-Za-z0-9 ._-]*$`
+	rpmPattern       = `^[A-Za-z0-9_/][A-Za-z0-9+._/():~^-]*$` // a name, NAME.ARCH, NAME-VERSION, something provided, or a path
+	releasePattern   = `^[A-Za-z0-9][A-Za-z0-9._-]*$`
+	groupPattern     = `^[A-Za-z0-9][^\x00-\x1f]*$`
+	excludePattern   = `^[A-Za-z0-9_*?][A-Za-z0-9+._*?-]*$`
+	repoPattern      = `^[A-Za-z0-9][A-Za-z0-9._-]*$`
+	repoPathPattern  = `^([A-Za-z0-9$_{}+~-][A-Za-z0-9$_{}+.~-]*)(/[A-Za-z0-9$_{}+~-][A-Za-z0-9$_{}+.~-]*)*/?$`
+	repoURLPattern   = `^(https?://[^/?#]+|file:(//)?/)[^#]*$`
 	sizePattern      = `^([1-9][0-9]?%|100%|[1-9][0-9]*[kmgKMG]?)$`
 )
 
@@ -39,6 +46,13 @@ var (
 	serviceRE   = regexp.MustCompile(servicePattern)
 	hookRE      = regexp.MustCompile(hookPattern)
 	sizeRE      = regexp.MustCompile(sizePattern)
+	rpmRE       = regexp.MustCompile(rpmPattern)
+	releaseRE   = regexp.MustCompile(releasePattern)
+	groupRE     = regexp.MustCompile(groupPattern)
+	excludeRE   = regexp.MustCompile(excludePattern)
+	repoRE      = regexp.MustCompile(repoPattern)
+	repoPathRE  = regexp.MustCompile(repoPathPattern)
+	repoURLRE   = regexp.MustCompile(repoURLPattern)
 )
 
 // arches are the words for a processor, and the words that others use for them.
@@ -141,36 +155,55 @@ func (c *checker) from() {
 		e := c.doc.AtKey("$.from."+sources[1], "two sources, %s and %s: a recipe has exactly one", sources[0], sources[1])
 		c.errs = append(c.errs, e)
 		return
-	case sources[0] != "apt":
+	case sources[0] == "apt":
+		c.apt(c.From.Apt)
+	case sources[0] == "yum":
+		c.yum(c.From.Yum)
+	default:
 		e := c.doc.AtKey("$.from."+sources[0], "this build of netroot has no %s source", sources[0])
-		c.errs = append(c.errs, e.WithHint("it has: apt"))
-		return
+		c.errs = append(c.errs, e.WithHint("it has: apt, yum"))
 	}
-	a := c.From.Apt
+}
+
+func (c *checker) apt(a *Apt) {
 	c.word("$.from.apt.suite", a.Suite, suiteRE, `the name of a release, as in "bookworm"`)
 	c.each("$.from.apt.components", a.Components, func(s string) error {
 		return match(s, componentRE, `a component of an archive, as in "main"`)
 	})
-	if c.given("$.from.apt.mirror", a.Mirror) {
-		switch u, err := url.Parse(a.Mirror); {
-		case err != nil || !slices.Contains([]string{"http", "https", "file"}, u.Scheme):
-			c.at("$.from.apt.mirror", "is not an http:, https: or file: URL")
-		case u.Scheme != "file" && u.Host == "", u.Scheme == "file" && !strings.HasPrefix(u.Path, "/"):
-			c.at("$.from.apt.mirror", "is a URL without a host or an absolute path")
-		case u.RawQuery != "" || u.Fragment != "":
-			c.at("$.from.apt.mirror", "is a URL with a query or a fragment, and is to be the base of other URLs")
-		}
+	c.mirror("$.from.apt.mirror", a.Mirror)
+	if c.given("$.from.apt.keyring", a.Keyring) {
+		a.Keyring = c.keyring("$.from.apt.keyring", a.Keyring)
 	}
-	if c.given("$.from.apt.keyring", a.Keyring) && c.noDots("$.from.apt.keyring", a.Keyring) {
-		path := c.origin.beside(c.doc.File, a.Keyring)
-		if _, err := sourceSum(c.origin, path); err != nil {
-			c.at("$.from.apt.keyring", "%s %s", path, strictyaml.FileError(path, err).Msg).Err = err
-		}
-		a.Keyring = path
-		if abs, err := filepath.Abs(path); err == nil && c.origin.fsys == nil {
-			a.Keyring = abs
-		}
+}
+
+// mirror checks the base of other URLs.
+func (c *checker) mirror(at, mirror string) {
+	if !c.given(at, mirror) {
+		return
 	}
+	switch u, err := url.Parse(mirror); {
+	case err != nil || !slices.Contains([]string{"http", "https", "file"}, u.Scheme):
+		c.at(at, "is not an http:, https: or file: URL")
+	case u.Scheme != "file" && u.Host == "", u.Scheme == "file" && !strings.HasPrefix(u.Path, "/"):
+		c.at(at, "is a URL without a host or an absolute path")
+	case u.RawQuery != "" || u.Fragment != "":
+		c.at(at, "is a URL with a query or a fragment, and is to be the base of other URLs")
+	}
+}
+
+// keyring checks that a file of keys is there, and returns its path for whoever reads it later.
+func (c *checker) keyring(at, name string) string {
+	if !c.noDots(at, name) {
+		return name
+	}
+	path := c.origin.beside(c.doc.File, name)
+	if _, err := sourceSum(c.origin, path); err != nil {
+		c.at(at, "%s %s", path, strictyaml.FileError(path, err).Msg).Err = err
+	}
+	if abs, err := filepath.Abs(path); err == nil && c.origin.fsys == nil {
+		return abs
+	}
+	return path
 }
 
 func match(s string, re *regexp.Regexp, what string) error {
@@ -197,9 +230,11 @@ func (c *checker) each(path string, list []string, check func(string) error) {
 }
 
 func (c *checker) lists() {
-	c.each("$.packages", c.Packages, func(s string) error {
-		return match(s, packageRE, "the name of a package")
-	})
+	name := rpmRE // until it is known what it is the name of
+	if c.From.Apt != nil {
+		name = packageRE
+	}
+	c.each("$.packages", c.Packages, func(s string) error { return match(s, name, "the name of a package") })
 	c.each("$.kernel.cmdline", c.Kernel.Cmdline, strictyaml.KernelParameter)
 }
 
@@ -325,12 +360,17 @@ func checkMerged(parts []part, r *Recipe) error {
 	if r.Arch == "" {
 		missing("$", "arch", "arch: is one of "+strings.Join(arches, ", "))
 	}
-	switch {
-	case r.From.Apt == nil:
+	switch from := r.From; {
+	case from.Apt == nil && from.Yum == nil:
 		missing("$", "from", "as in: from: {apt: {suite: bookworm}}")
-	case r.From.Apt.Suite == "":
+	case from.Yum != nil:
+		if len(from.Yum.Repos) == 0 {
+			missing("$.from.yum", "repos", "as in: repos: [{name: os, baseurl: https://mirror.example/el9/os/, gpgkey: el9.asc}]")
+		}
+	case from.Apt.Suite == "":
 		missing("$.from.apt", "suite", "as in: from: {apt: {suite: bookworm}}")
 	}
+	errs = append(errs, checkNames(parts, r)...)
 	if len(r.Packages) == 0 {
 		missing("$", "packages", "a machine needs at least a kernel and an init, as in: packages: [linux-image-amd64, systemd-sysv, iproute2, isc-dhcp-client]")
 	}

@@ -222,6 +222,9 @@ func merge(base, r *Recipe) {
 		over(&base.From.Apt.Keyring, r.From.Apt.Keyring)
 		base.From.Apt.Components = union(base.From.Apt.Components, r.From.Apt.Components)
 	}
+	if r.From.Yum != nil {
+		mergeYum(&base.From, r.From.Yum)
+	}
 	base.Packages = union(base.Packages, r.Packages)
 	// Not united: the kernel heeds the last of a kind, so a parameter that is said again has to come again.
 	base.Kernel.Cmdline = append(base.Kernel.Cmdline, r.Kernel.Cmdline...)
@@ -281,6 +284,14 @@ func (r *Recipe) Digest() string {
 		apt := *r.From.Apt
 		apt.Keyring = ""
 		n.From.Apt = &apt
+	}
+	if r.From.Yum != nil {
+		yum := *r.From.Yum
+		yum.Repos = slices.Clone(yum.Repos)
+		for i := range yum.Repos {
+			yum.Repos[i].GPGKey = nil
+		}
+		n.From.Yum = &yum
 	}
 	n.Files = slices.Clone(r.Files)
 	for i := range n.Files {

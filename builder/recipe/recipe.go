@@ -3,7 +3,7 @@
 //
 // Every fault of a recipe comes back as strictyaml.Errors, with file, line and column, and the line itself.
 //
-// Limits: apt is the only source that this build can install from. The other three (yum, iso, copy) are recognised, so that the
+// Limits: apt and yum are the sources that this build can install from. The other two (iso, copy) are recognised, so that the
 // error names them, and refused. A file is copied from one file; folders and links are what hooks are for.
 package recipe
 
@@ -33,7 +33,7 @@ type Recipe struct {
 // From is the source of the files.
 type From struct {
 	Apt  *Apt  `yaml:"apt" jsonschema_description:"Debian packages."`
-	Yum  *Yum  `yaml:"yum,any" jsonschema_description:"RPM packages. Not in this build of netroot."`
+	Yum  *Yum  `yaml:"yum" jsonschema_description:"RPM packages."`
 	ISO  *ISO  `yaml:"iso,any" jsonschema_description:"A live or installation ISO. Not in this build of netroot."`
 	Copy *Copy `yaml:"copy,any" jsonschema_description:"An installed system. Not in this build of netroot."`
 }
@@ -46,9 +46,32 @@ type Apt struct {
 	Keyring    string   `yaml:"keyring" jsonschema_description:"File of OpenPGP keys that may sign the archive, relative to this file; left out, this host's own apt keyrings."`
 }
 
-// Yum, ISO and Copy are sources that this build does not have.
+// Yum is one or more RPM repositories.
+type Yum struct {
+	Mirror     string   `yaml:"mirror" jsonschema_description:"Base URL (http, https or file) of the repositories that have a path."`
+	ReleaseVer string   `yaml:"releasever,literal" jsonschema_description:"What $releasever stands for."`
+	Repos      []Repo   `yaml:"repos" jsonschema_description:"The repositories."`
+	Groups     []string `yaml:"groups" jsonschema_description:"Groups of packages, by id or name: their mandatory, default and conditional members."`
+	Exclude    []string `yaml:"exclude" jsonschema_description:"Names of packages that must not be there; * and ? stand for any letters."`
+}
+
+// A Repo is one RPM repository. Exactly one of Path, BaseURL, MirrorList and Metalink says where it is.
+type Repo struct {
+	Name         string   `yaml:"name" jsonschema:"required" jsonschema_description:"What it is called in messages and in the lock."`
+	Path         string   `yaml:"path" jsonschema_description:"Folder below the mirror that has repodata in it."`
+	BaseURL      string   `yaml:"baseurl" jsonschema_description:"URL (http, https or file) of the folder that has repodata in it; $releasever and $basearch are filled in."`
+	MirrorList   string   `yaml:"mirrorlist" jsonschema_description:"URL of a list of such URLs."`
+	Metalink     string   `yaml:"metalink" jsonschema_description:"URL of a metalink file with such URLs."`
+	GPGKey       []string `yaml:"gpgkey,one" jsonschema_description:"Files of OpenPGP keys that may sign packages, relative to this file."`
+	GPGCheck     *bool    `yaml:"gpgcheck" jsonschema_description:"false takes packages without a look at their signatures."`
+	RepoGPGCheck bool     `yaml:"repo_gpgcheck" jsonschema_description:"Whether the repository's own metadata must be signed, too."`
+	Legacy       bool     `yaml:"legacy" jsonschema_description:"Takes SHA-1, DSA and short RSA keys for this repository, which can be forged: for distributions as old as EL6."`
+	Priority     int      `yaml:"priority" jsonschema:"minimum=0,maximum=99" jsonschema_description:"Of a package in several repositories those of the lowest number count; left out, 99."`
+	Exclude      []string `yaml:"exclude" jsonschema_description:"Names of packages that are not taken from here; * and ? stand for any letters."`
+}
+
+// ISO and Copy are sources that this build does not have.
 type (
-	Yum  struct{}
 	ISO  struct{}
 	Copy struct{}
 )

@@ -14,7 +14,7 @@ func Schema() []byte {
 	r := jsonschema.Reflector{FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, ExpandedStruct: true, Anonymous: true}
 	s := r.Reflect(&Recipe{})
 	s.Title = "netroot recipe"
-	for _, refused := range []string{"Yum", "ISO", "Copy"} {
+	for _, refused := range []string{"ISO", "Copy"} {
 		delete(s.Definitions, refused)
 	}
 	data, err := json.MarshalIndent(s, "", "  ")
@@ -48,12 +48,20 @@ func textOrNumber(s *jsonschema.Schema, key, pattern string) {
 	p.OneOf = []*jsonschema.Schema{{Type: "string", Pattern: pattern}, {Type: "integer"}}
 }
 
+// oneOrList is for a list that may be written as its only item.
+func oneOrList(s *jsonschema.Schema, key, pattern string) {
+	p := property(s, key)
+	item := &jsonschema.Schema{Type: "string", Pattern: pattern}
+	p.Type, p.Items = "", nil
+	p.OneOf = []*jsonschema.Schema{item, {Type: "array", Items: item}}
+}
+
 // JSONSchemaExtend adds what the struct's tags cannot say; so do the methods of the other types.
 func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 	text(s, "include", noDotsPattern)
 	text(s, "name", strictyaml.ImagePattern)
 	text(s, "hostname", strictyaml.HostNamePattern)
-	items(s, "packages", packagePattern)
+	items(s, "packages", rpmPattern) // Debian's names are fewer
 	for _, a := range arches {
 		property(s, "arch").Enum = append(property(s, "arch").Enum, a)
 	}
@@ -61,6 +69,7 @@ func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 	whole := &jsonschema.Schema{Required: []string{"arch", "from", "packages"}, Properties: jsonschema.NewProperties()}
 	suite := &jsonschema.Schema{Properties: jsonschema.NewProperties()}
 	suite.Properties.Set("apt", &jsonschema.Schema{Required: []string{"suite"}})
+	suite.Properties.Set("yum", &jsonschema.Schema{Required: []string{"repos"}})
 	whole.Properties.Set("from", suite)
 	s.Required = []string{"name"}
 	s.AnyOf = []*jsonschema.Schema{{Required: []string{"include"}}, whole}
@@ -68,10 +77,10 @@ func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 
 // JSONSchemaExtend leaves out the sources that this build refuses.
 func (From) JSONSchemaExtend(s *jsonschema.Schema) {
-	for _, key := range []string{"yum", "iso", "copy"} {
+	for _, key := range []string{"iso", "copy"} {
 		s.Properties.Delete(key)
 	}
-	s.Required = []string{"apt"}
+	s.OneOf = []*jsonschema.Schema{{Required: []string{"apt"}}, {Required: []string{"yum"}}}
 }
 
 func (Apt) JSONSchemaExtend(s *jsonschema.Schema) {
@@ -79,6 +88,27 @@ func (Apt) JSONSchemaExtend(s *jsonschema.Schema) {
 	text(s, "mirror", mirrorPattern)
 	text(s, "keyring", noDotsPattern)
 	items(s, "components", componentPattern)
+}
+
+func (Yum) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "mirror", mirrorPattern)
+	textOrNumber(s, "releasever", releasePattern)
+	property(s, "releasever").OneOf[1].Type = "number" // 6.8
+	items(s, "groups", groupPattern)
+	items(s, "exclude", excludePattern)
+}
+
+func (Repo) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "name", repoPattern)
+	text(s, "path", repoPathPattern)
+	for _, key := range []string{"baseurl", "mirrorlist", "metalink"} {
+		text(s, key, repoURLPattern)
+	}
+	items(s, "exclude", excludePattern)
+	oneOrList(s, "gpgkey", noDotsPattern)
+	for _, key := range repoPlaces {
+		s.OneOf = append(s.OneOf, &jsonschema.Schema{Required: []string{key}})
+	}
 }
 
 func (Kernel) JSONSchemaExtend(s *jsonschema.Schema) {

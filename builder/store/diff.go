@@ -73,7 +73,7 @@ func group(l *lock.Lock) map[packageKey][]lock.Package {
 func subtract(a, b []lock.Package) []lock.Package {
 	var out []lock.Package
 	for _, p := range a {
-		if !slices.ContainsFunc(b, func(q lock.Package) bool { return p.SHA256 == q.SHA256 && p.Version == q.Version }) {
+		if !slices.ContainsFunc(b, func(q lock.Package) bool { return p.Sum() == q.Sum() && p.Version == q.Version }) {
 			out = append(out, p)
 		}
 	}

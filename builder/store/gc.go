@@ -194,7 +194,7 @@ func (s *Store) PruneCache(ctx context.Context, keep map[string]bool, age time.D
 		return p, fmt.Errorf("prune the cache: %w", err)
 	}
 	defer os.RemoveAll(trash)
-	for _, pattern := range []string{"sha256/*/*", "unpacked/*"} {
+	for _, pattern := range []string{"sha256/*/*", "sha1/*/*", "unpacked/*"} {
 		paths, err := filepath.Glob(filepath.Join(globEscape(s.CacheDir()), pattern))
 		if err != nil {
 			return p, fmt.Errorf("prune the cache: %w", err)
@@ -228,7 +228,7 @@ func (s *Store) PruneCache(ctx context.Context, keep map[string]bool, age time.D
 	return p, nil
 }
 
-// referenced returns the SHA-256 of every package that some generation was built from.
+// referenced returns the checksum of every package that some generation was built from.
 func (s *Store) referenced() (map[string]bool, error) {
 	images, err := s.Images()
 	if err != nil {
@@ -245,7 +245,7 @@ func (s *Store) referenced() (map[string]bool, error) {
 				continue
 			}
 			for _, p := range g.Manifest.Lock.Packages {
-				used[p.SHA256] = true
+				used[p.Sum()] = true
 			}
 		}
 	}

@@ -1,4 +1,8 @@
-package dpkg
+// Package compress opens what packages and repositories are compressed with, by the ending of a file's name. Files of .xz that were
+// written in several blocks are decoded on every processor.
+//
+// Limits: one stream per file; a window of more than 256 MiB (xz) or 1 GiB (zstd) is refused.
+package compress
 
 import (
 	"bufio"
@@ -10,7 +14,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"path"
 	"runtime"
 
 	"github.com/klauspost/compress/gzip"
@@ -19,12 +22,13 @@ import (
 	"github.com/xi2/xz"
 )
 
-// decompress opens a member by the ending of its name (deb(5) lists them). Close ends what works ahead.
-func decompress(ctx context.Context, r io.ReaderAt, m member) (io.ReadCloser, error) {
-	section := io.NewSectionReader(r, m.off, m.size)
+// Open reads size bytes at the beginning of r, which are compressed as the ending ext says: ".gz", ".xz", ".zst", ".bz2", ".lzma", or
+// not at all (""). Close ends what works ahead.
+func Open(ctx context.Context, r io.ReaderAt, size int64, ext string) (io.ReadCloser, error) {
+	section := io.NewSectionReader(r, 0, size)
 	buffered := func() io.Reader { return bufio.NewReaderSize(section, 256<<10) }
-	switch ext := path.Ext(m.name); ext {
-	case ".tar":
+	switch ext {
+	case "":
 		return io.NopCloser(section), nil
 	case ".gz":
 		z, err := gzip.NewReader(buffered())
@@ -44,7 +48,7 @@ func decompress(ctx context.Context, r io.ReaderAt, m member) (io.ReadCloser, er
 		}
 		return io.NopCloser(z), nil
 	case ".xz":
-		if blocks, flags, ok := xzBlocks(section, m.size); ok {
+		if blocks, flags, ok := xzBlocks(section, size); ok {
 			return newBlockReader(ctx, section, blocks, flags), nil
 		}
 		z, err := xz.NewReader(buffered(), xzDictMax)
@@ -53,7 +57,7 @@ func decompress(ctx context.Context, r io.ReaderAt, m member) (io.ReadCloser, er
 		}
 		return io.NopCloser(z), nil
 	default:
-		return nil, fmt.Errorf("member %s is compressed in an unknown way: want .gz, .xz, .zst, .bz2, .lzma or nothing", m.name)
+		return nil, fmt.Errorf("compressed in an unknown way (%s): want .gz, .xz, .zst, .bz2, .lzma or nothing", ext)
 	}
 }
 
@@ -209,7 +213,10 @@ func (b *blockReader) decode(ctx context.Context, block xzBlock, r io.ReaderAt, 
 	}
 	buf = buf[:block.size]
 	if _, err := io.ReadFull(z, buf); err != nil {
-		return nil, noEOF(err)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
 	}
 	var more [1]byte
 	if n, err := z.Read(more[:]); n != 0 || err != io.EOF {

@@ -1,0 +1,211 @@
+package rpmroot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"netroot/builder/chroot"
+	"netroot/builder/rpm"
+)
+
+// spool is where the package files lie in the root while its rpm reads them. The session's /tmp is too small for them.
+const spool = "/.netroot-rpms"
+
+// Options say how to install.
+type Options struct {
+	Log *slog.Logger // nil is silent
+	// Progress is told of each package as rpm begins with it. It may be nil.
+	Progress func(name string)
+}
+
+// A ScriptletError is a scriptlet that failed and by which rpm did not install the package.
+type ScriptletError struct {
+	Package   string
+	Scriptlet string // "%pre", "%pretrans", …
+	Code      int
+	Tail      string // the last lines that were written
+}
+
+func (e *ScriptletError) Error() string {
+	return fmt.Sprintf("package %s: its %s scriptlet failed with exit code %d; the last output:\n%s", e.Package, e.Scriptlet, e.Code, e.Tail)
+}
+
+// A Failure is a scriptlet that failed after its package was installed: rpm goes on, and so do we, but somebody should know.
+type Failure struct {
+	Package, Scriptlet string
+	Code               int
+}
+
+func (f Failure) String() string {
+	return fmt.Sprintf("package %s: its %s scriptlet failed with exit code %d", f.Package, f.Scriptlet, f.Code)
+}
+
+// Provide puts the package files where Install finds them: into the root folder dir, as further names of the same files
+// where that is possible.
+func Provide(packages []*Package, dir string) error {
+	to := filepath.Join(dir, spool)
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return fmt.Errorf("assemble root: %w", err)
+	}
+	for _, p := range packages {
+		name := filepath.Join(to, p.File.String()+".rpm")
+		if err := os.Link(p.Path, name); err == nil {
+			continue
+		}
+		if err := copyFile(p.Path, name); err != nil {
+			return fmt.Errorf("assemble root: %w", err)
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, r)
+	return errors.Join(err, w.Close())
+}
+
+// Install has the root's own rpm install every package that Provide put there, in one transaction, and makes sure that its database
+// then knows them all. Signatures and digests were checked before; the rpm of EL6 could not check those of newer keys.
+func Install(ctx context.Context, s *chroot.Session, packages []*Package, o Options) ([]Failure, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	w := &watcher{log: o.Log, progress: o.Progress, names: map[string]bool{}}
+	args := []string{"rpm", "-Uv", "--nosignature", "--nodigest", "--define", "_pkgverify_level none",
+		// These are other file systems here: nothing may be changed in them, and nothing would stay (rpm(8), as containers do it).
+		"--define", "_netsharedpath /dev:/proc:/sys"}
+	for _, p := range packages {
+		w.names[p.File.String()] = true
+		w.names[strings.TrimSuffix(p.File.String(), path.Ext(p.File.String()))] = true
+		args = append(args, spool+"/"+p.File.String()+".rpm")
+	}
+	err := s.Run(ctx, chroot.Command{Args: args, Env: []string{"LC_ALL=C"}, Output: w})
+	var exit *chroot.ExitError
+	if errors.As(err, &exit) {
+		return w.failures, w.explain(exit)
+	}
+	if err != nil {
+		return w.failures, err
+	}
+	if err := verify(ctx, s, packages); err != nil {
+		return w.failures, err
+	}
+	return w.failures, clean(s.Tree())
+}
+
+// verify asks the root's rpm what it has.
+func verify(ctx context.Context, s *chroot.Session, packages []*Package) error {
+	var out bytes.Buffer
+	if err := s.Run(ctx, chroot.Command{Args: []string{"rpm", "-qa", "--qf", "%{NAME} %{VERSION}-%{RELEASE} %{ARCH}\n"}, Output: &out}); err != nil {
+		return fmt.Errorf("ask the root's rpm what is installed: %w", err)
+	}
+	have := map[string]bool{}
+	for line := range strings.Lines(out.String()) {
+		have[strings.TrimSpace(line)] = true
+	}
+	var missing []string
+	for _, p := range packages {
+		v := p.File.EVR()
+		v.Epoch = ""
+		if !have[fmt.Sprintf("%s %s %s", p.File.Header.String(rpm.TagName), v, p.File.Header.String(rpm.TagArch))] {
+			missing = append(missing, p.File.String())
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the root's rpm does not know these packages after it installed them: %s", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// clean takes away what is not part of a root: the package files, and the environment of the Berkeley DB, which holds locks of
+// processes that are gone.
+func clean(root string) error {
+	if err := os.RemoveAll(filepath.Join(root, spool)); err != nil {
+		return err
+	}
+	environment, err := filepath.Glob(filepath.Join(root, "var/lib/rpm/__db.*"))
+	for _, name := range environment {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
+}
+
+// failed is how rpm of any age tells of a scriptlet: "error: %pre(foo-1-1.noarch) scriptlet failed, exit status 1".
+var failed = regexp.MustCompile(`^(warning|error): (%\w+)\(([^)]+)\) scriptlet failed, (?:exit status|signal) (\d+)`)
+
+// A watcher reads what rpm says.
+type watcher struct {
+	log      *slog.Logger
+	progress func(string)
+	names    map[string]bool
+	partial  []byte
+	lines    []string
+	failures []Failure
+	fatal    *ScriptletError
+}
+
+const keepLines = 30
+
+func (w *watcher) Write(p []byte) (int, error) {
+	w.partial = append(w.partial, p...)
+	for {
+		i := bytes.IndexByte(w.partial, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		w.take(strings.TrimRight(string(w.partial[:i]), "\r"))
+		w.partial = w.partial[i+1:]
+	}
+}
+
+func (w *watcher) take(line string) {
+	if w.names[line] {
+		if w.progress != nil {
+			w.progress(line)
+		}
+		w.lines = w.lines[:0]
+	}
+	if w.lines = append(w.lines, line); len(w.lines) > keepLines {
+		w.lines = w.lines[1:]
+	}
+	m := failed.FindStringSubmatch(line)
+	if m == nil {
+		w.log.Debug(line)
+		return
+	}
+	code, _ := strconv.Atoi(m[4])
+	if m[1] == "error" {
+		if w.fatal == nil {
+			w.fatal = &ScriptletError{Package: m[3], Scriptlet: m[2], Code: code, Tail: strings.Join(w.lines, "\n")}
+		}
+		return
+	}
+	w.failures = append(w.failures, Failure{Package: m[3], Scriptlet: m[2], Code: code})
+	w.log.Warn("scriptlet failed", "package", m[3], "scriptlet", m[2], "code", code)
+}
+
+func (w *watcher) explain(exit *chroot.ExitError) error {
+	if w.fatal != nil {
+		return w.fatal
+	}
+	return exit
+}

@@ -1,0 +1,330 @@
+package rpmroot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"netroot/builder/chroot"
+)
+
+// The tests install packages that they build with rpmbuild: a root of the host's own rpm, shell and libraries, and packages that
+// have what makes installing hard.
+
+func TestMain(m *testing.M) {
+	chroot.Main()
+	os.Exit(m.Run())
+}
+
+func need(t testing.TB) {
+	t.Helper()
+	skip := func(format string, args ...any) {
+		t.Helper()
+		if os.Getenv("CI") != "" {
+			t.Fatalf(format, args...)
+		}
+		t.Skipf(format, args...)
+	}
+	if os.Geteuid() != 0 {
+		skip("needs root")
+	}
+	for _, program := range []string{"rpm", "rpmbuild", "ldd", "bash"} {
+		if _, err := exec.LookPath(program); err != nil {
+			skip("%v", err)
+		}
+	}
+}
+
+// A spec is a package to be built.
+type spec struct {
+	name, tags, body string // body: scriptlets and %files
+	install          func(root string) error
+}
+
+func (s spec) build(dir string) error {
+	staged := filepath.Join(dir, "stage-"+s.name)
+	if err := os.MkdirAll(staged, 0o755); err != nil {
+		return err
+	}
+	if s.install != nil {
+		if err := s.install(staged); err != nil {
+			return err
+		}
+	}
+	text := fmt.Sprintf("Name: %s\nVersion: 1\nRelease: 1\nSummary: x\nLicense: x\nAutoReqProv: no\n%s\n%%description\nx\n%%install\nmkdir -p %%{buildroot}\ncp -a %s/. %%{buildroot}/\n%s\n",
+		s.name, s.tags, staged, s.body)
+	file := filepath.Join(dir, s.name+".spec")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		return err
+	}
+	cmd := exec.Command("rpmbuild", "-bb", "--define", "_topdir "+filepath.Join(dir, "build-"+s.name), "--define", "_rpmdir "+filepath.Join(dir, "rpms"),
+		"--define", "_build_id_links none", "--define", "debug_package %{nil}", "--define", "__brp_strip %{nil}", "--define", "_dbpath "+filepath.Join(dir, "db-"+s.name), file)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("rpmbuild %s: %w\n%s", s.name, err, out)
+	}
+	return nil
+}
+
+func buildAll(t testing.TB, dir string, specs []spec) []string {
+	t.Helper()
+	var wg sync.WaitGroup
+	errs := make([]error, len(specs))
+	for i, s := range specs {
+		wg.Go(func() { errs[i] = s.build(dir) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	err := filepath.WalkDir(filepath.Join(dir, "rpms"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".rpm" {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(files)
+	return files
+}
+
+// hostFiles copies programs of the host and the libraries they need.
+func hostFiles(root string, programs ...string) error {
+	copied := map[string]bool{}
+	put := func(name string) error {
+		if copied[name] {
+			return nil
+		}
+		copied[name] = true
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(root, "usr", strings.TrimPrefix(name, "/usr"))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(to, data, 0o755)
+	}
+	for _, p := range programs {
+		if err := put(p); err != nil {
+			return err
+		}
+		out, err := exec.Command("ldd", p).Output()
+		if err != nil {
+			return fmt.Errorf("ldd %s: %w", p, err)
+		}
+		for _, word := range strings.Fields(string(out)) {
+			if strings.HasPrefix(word, "/") {
+				if err := put(word); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func base() []spec {
+	return []spec{
+		{name: "setup", tags: "BuildArch: noarch", body: "%files\n%config(noreplace) /etc/passwd\n%config(noreplace) /etc/group\n", install: func(root string) error {
+			if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+				return err
+			}
+			return errors.Join(
+				os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/bash\nmail:x:8:12::/:/bin/false\n"), 0o644),
+				os.WriteFile(filepath.Join(root, "etc/group"), []byte("root:x:0:\nmail:x:12:\n"), 0o644))
+		}},
+		{name: "filesystem", tags: "Requires(pre): setup", body: "%files\n%dir /usr\n%dir /usr/bin\n%dir /usr/sbin\n%dir /usr/lib\n%dir /usr/lib64\n/bin\n/sbin\n/lib\n/lib64\n%dir /var\n%dir /var/lib\n%attr(2775,root,mail) %dir /var/mail\n%dir /proc\n%dir /sys\n%dir /dev\n%dir /run\n%attr(1777,root,root) %dir /tmp\n", install: func(root string) error {
+			for _, dir := range []string{"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "var/lib", "var/mail", "proc", "sys", "dev", "run", "tmp"} {
+				if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+					return err
+				}
+			}
+			for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+				if err := os.Symlink("usr/"+dir, filepath.Join(root, dir)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{name: "bash", tags: "Requires: filesystem\nProvides: /bin/sh", body: "%files\n/usr/bin/*\n/usr/lib/x86_64-linux-gnu/*\n/usr/lib64/*\n", install: func(root string) error {
+			if err := hostFiles(root, "/bin/bash", "/bin/touch", "/bin/ls", "/bin/cat", "/bin/id", "/bin/mkdir", "/bin/stat"); err != nil {
+				return err
+			}
+			return os.Symlink("bash", filepath.Join(root, "usr/bin/sh"))
+		}},
+		{name: "rpm", tags: "Requires: bash", body: "%files\n/usr/bin/rpm\n/usr/lib/rpm\n/usr/lib/x86_64-linux-gnu/*\n/etc/rpm\n%dir /var/lib/rpm\n%post\n:\n", install: func(root string) error {
+			if err := hostFiles(root, "/usr/bin/rpm"); err != nil {
+				return err
+			}
+			// What the package of the shell has already stays there.
+			shell := filepath.Join(root, "..", "shell")
+			if err := hostFiles(shell, "/bin/bash", "/bin/ls", "/bin/cat", "/bin/id", "/bin/mkdir", "/bin/stat", "/bin/touch"); err != nil {
+				return err
+			}
+			err := fs.WalkDir(os.DirFS(shell), ".", func(name string, d fs.DirEntry, err error) error {
+				if err == nil && !d.IsDir() {
+					os.Remove(filepath.Join(root, name))
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if err := os.CopyFS(filepath.Join(root, "usr/lib/rpm"), os.DirFS("/usr/lib/rpm")); err != nil {
+				return err
+			}
+			os.MkdirAll(filepath.Join(root, "etc/rpm"), 0o755)
+			os.MkdirAll(filepath.Join(root, "var/lib/rpm"), 0o755)
+			return os.WriteFile(filepath.Join(root, "etc/rpm/macros"), []byte("%_dbpath /var/lib/rpm\n"), 0o644)
+		}},
+	}
+}
+
+func install(t *testing.T, files []string) (*chroot.Session, []Failure, error) {
+	t.Helper()
+	packages, err := Open(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Close(packages) })
+	work := t.TempDir()
+	lower := filepath.Join(work, "root")
+	if err := Bootstrap(t.Context(), packages, lower); err != nil {
+		t.Fatal(err)
+	}
+	if err := Provide(packages, lower); err != nil {
+		t.Fatal(err)
+	}
+	s, err := chroot.Open(t.Context(), chroot.Config{Lower: lower, Work: filepath.Join(work, "changes"), Arch: "x86_64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	failures, err := Install(t.Context(), s, packages, Options{})
+	return s, failures, err
+}
+
+func output(t *testing.T, s *chroot.Session, args ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := s.Run(context.Background(), chroot.Command{Args: args, Output: &out}); err != nil {
+		t.Errorf("%v: %v\n%s", args, err, out.Bytes())
+	}
+	return strings.TrimSpace(out.String())
+}
+
+func TestInstall(t *testing.T) {
+	need(t)
+	demo := spec{name: "demo", tags: "Requires: rpm\nRequires(pre): bash", install: func(root string) error {
+		os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755)
+		os.MkdirAll(filepath.Join(root, "etc"), 0o755)
+		err := os.WriteFile(filepath.Join(root, "usr/bin/demo"), []byte("demo\n"), 0o755)
+		return errors.Join(err, os.Link(filepath.Join(root, "usr/bin/demo"), filepath.Join(root, "usr/bin/demo2")),
+			os.WriteFile(filepath.Join(root, "etc/demo.conf"), []byte("conf\n"), 0o644))
+	}, body: `%pre
+echo 'late:x:77:77::/:/bin/false' >> /etc/passwd
+echo 'late:x:77:' >> /etc/group
+%post
+echo "post $1" >> /var/lib/demo.log
+%posttrans
+echo "posttrans $1" >> /var/lib/demo.log
+%post -n demo -p <lua>
+%files
+%attr(4755,root,root) /usr/bin/demo
+%attr(4755,root,root) /usr/bin/demo2
+%attr(0640,late,late) %config /etc/demo.conf
+%ghost /var/lib/demo.log
+`}
+	demo.body = strings.Replace(demo.body, "%post -n demo -p <lua>\n", "", 1)
+	watcher := spec{name: "watcher", tags: "Requires: rpm", body: `%triggerin -- demo
+echo "trigger $1 $2" >> /var/lib/demo.log
+%transfiletriggerin -- /usr/bin
+while read f; do case $f in */demo*) echo "file $f" >> /var/lib/demo.log;; esac; done
+%post -p <lua>
+f = io.open("/var/lib/lua.log", "w") f:write("lua " .. arg[2] .. "\n") f:close()
+%files
+`}
+	grumpy := spec{name: "grumpy", tags: "Requires: demo", body: "%post\necho it hurts\nexit 3\n%files\n"}
+	files := buildAll(t, t.TempDir(), append(base(), demo, watcher, grumpy))
+	s, failures, err := install(t, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(failures) != 1 || failures[0] != (Failure{"grumpy-1-1.x86_64", "%post", 3}) {
+		t.Errorf("failures: %+v", failures)
+	}
+	// The lists of users have one more since; demo.log is a ghost. All else is as its package has it.
+	if out := output(t, s, "rpm", "-V", "filesystem", "bash", "rpm", "grumpy", "watcher"); out != "" {
+		t.Errorf("rpm -V:\n%s", out)
+	}
+	if out := strings.Fields(output(t, s, "rpm", "-qa", "--qf", "%{NAME}\n")); len(out) != len(files) {
+		t.Errorf("rpm -qa has %v", out)
+	}
+	log := strings.Split(output(t, s, "cat", "/var/lib/demo.log"), "\n")
+	slices.Sort(log)
+	want := []string{"file /usr/bin/demo", "file /usr/bin/demo2", "post 1", "posttrans 1", "trigger 1 1"}
+	if !slices.Equal(log, want) {
+		t.Errorf("the scriptlets wrote %q, want %q", log, want)
+	}
+	if out := output(t, s, "cat", "/var/lib/lua.log"); out != "lua 1" {
+		t.Errorf("the Lua scriptlet wrote %q", out)
+	}
+	stat := func(name string) syscall.Stat_t {
+		var st syscall.Stat_t
+		if err := syscall.Lstat(filepath.Join(s.Tree(), name), &st); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		return st
+	}
+	if st := stat("etc/demo.conf"); st.Uid != 77 || st.Gid != 77 || st.Mode != 0o100640 {
+		t.Errorf("demo.conf belongs to %d:%d, mode %o", st.Uid, st.Gid, st.Mode)
+	}
+	if a, b := stat("usr/bin/demo"), stat("usr/bin/demo2"); a.Ino != b.Ino || a.Mode != 0o104755 {
+		t.Errorf("demo and demo2 are %d and %d, mode %o", a.Ino, b.Ino, a.Mode)
+	}
+	if st := stat("var/mail"); st.Gid != 12 || st.Mode != 0o042775 {
+		t.Errorf("/var/mail belongs to group %d, mode %o", st.Gid, st.Mode)
+	}
+	if _, err := os.Lstat(filepath.Join(s.Tree(), spool)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the package files are still there: %v", err)
+	}
+}
+
+func TestFailingPre(t *testing.T) {
+	need(t)
+	broken := spec{name: "broken", tags: "Requires: rpm", body: "%pre\necho cannot do that\nexit 7\n%files\n"}
+	_, _, err := install(t, buildAll(t, t.TempDir(), append(base(), broken)))
+	var failed *ScriptletError
+	if !errors.As(err, &failed) {
+		t.Fatalf("error %v", err)
+	}
+	if failed.Package != "broken-1-1.x86_64" || !strings.HasPrefix(failed.Scriptlet, "%pre") || failed.Code != 7 || !strings.Contains(failed.Tail, "cannot do that") {
+		t.Errorf("%+v", failed)
+	}
+}
+
+func TestNoRPM(t *testing.T) {
+	need(t)
+	packages, err := Open(buildAll(t, t.TempDir(), base()[:1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(packages)
+	if err := Bootstrap(t.Context(), packages, t.TempDir()); err == nil || !strings.Contains(err.Error(), "no package rpm") {
+		t.Errorf("%v", err)
+	}
+}

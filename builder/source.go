@@ -1,0 +1,36 @@
+package builder
+
+import (
+	"context"
+	"time"
+
+	"netroot/builder/chroot"
+	"netroot/builder/lock"
+	"netroot/builder/recipe"
+)
+
+// A source takes the packages of a root from somewhere, and makes the root of them.
+type source interface {
+	// resolve pins the newest packages that satisfy the recipe.
+	resolve(ctx context.Context) (*lock.Lock, error)
+	// fetch brings the packages of a lock into the cache, verified.
+	fetch(ctx context.Context, pins *lock.Lock) error
+	// assemble makes the root below the folder scratch, which is empty, with everything in it installed. The caller closes
+	// the session.
+	assemble(ctx context.Context, name string, pins *lock.Lock, scratch string) (*root, error)
+}
+
+// A root is a root folder in which all packages are installed.
+type root struct {
+	session *chroot.Session
+	newest  time.Time // of all files of the packages
+	notes   []string  // what went wrong without stopping the build
+}
+
+// source opens the source that the recipe names.
+func (b *Builder) source(r *recipe.Recipe) (source, error) {
+	if r.From.Yum != nil {
+		return b.yumSource(r)
+	}
+	return b.aptSource(r), nil
+}

@@ -1,0 +1,357 @@
+// Package yum takes packages from RPM repositories the way dnf does, without dnf: it verifies repomd.xml, fetches the metadata by the
+// digests that it vouches for, and resolves wanted groups and packages into everything that has to be installed, or into
+// sentences that say why it cannot be. Nothing is installed here.
+//
+// Limits: sqlite metadata and delta packages are not read; modules (modularity) are not known, so all their packages
+// count; weak dependencies (Recommends) pull nothing in. Packages that a repository says are for another
+// architecture are not seen at all.
+package yum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"netroot/builder/compress"
+	"netroot/builder/fetch"
+	"netroot/builder/pgp"
+	"netroot/builder/rpm"
+)
+
+// A Repo is one repository of a recipe. Exactly one of BaseURL, MirrorList and Metalink says where it is; $releasever and
+// $basearch in it are filled in.
+type Repo struct {
+	Name       string
+	BaseURL    string
+	MirrorList string
+	Metalink   string
+	Keys       *pgp.Keyring // nil: nothing is checked
+	SignedRepo bool         // repomd.xml must have a good signature too (repo_gpgcheck)
+	Priority   int          // lower is better; 0 is 99, as dnf has it
+	Exclude    []string     // patterns of names that are not taken from here
+	WeakSums   bool         // SHA-1 may vouch for files: repositories of EL6 have nothing better
+}
+
+// Config says which repositories to use.
+type Config struct {
+	Repos      []Repo
+	Arch       string // RPM's word: i686, x86_64, aarch64
+	ReleaseVer string // for $releasever
+	Now        func() time.Time
+}
+
+// baseArch is what $basearch stands for.
+var baseArch = map[string]string{"i686": "i386", "x86_64": "x86_64", "aarch64": "aarch64"}
+
+var variable = regexp.MustCompile(`\$(\w+|\{\w+\})`)
+
+// expand fills variables in; one that is not known is an error, since no server has a folder called "$foo".
+func (c Config) expand(s string) (string, error) {
+	var unknown string
+	out := variable.ReplaceAllStringFunc(s, func(v string) string {
+		switch name := strings.Trim(v[1:], "{}"); name {
+		case "releasever":
+			if c.ReleaseVer != "" {
+				return c.ReleaseVer
+			}
+			unknown = v + " (give the recipe a releasever:)"
+		case "basearch":
+			return baseArch[c.Arch]
+		case "arch":
+			return c.Arch
+		default:
+			unknown = v
+		}
+		return ""
+	})
+	if unknown != "" {
+		return "", fmt.Errorf("%s: variable %s has no value", s, unknown)
+	}
+	return out, nil
+}
+
+// limits of what is read into memory, far above what is found in the field
+const (
+	maxRepomd   = 4 << 20
+	maxMetadata = 2 << 30
+)
+
+// opener reads repositories.
+type opener struct {
+	cfg     Config
+	fetcher *fetch.Fetcher
+	log     *slog.Logger
+}
+
+// A source is one repository that was found and verified.
+type source struct {
+	repo *Repo
+	base string // that answered
+	md   *repomd
+}
+
+// Open verifies and reads the repositories of cfg.
+func Open(ctx context.Context, cfg Config, f *fetch.Fetcher) (*Universe, error) {
+	o := &opener{cfg: cfg, fetcher: f, log: f.Log}
+	if o.log == nil {
+		o.log = slog.New(slog.DiscardHandler)
+	}
+	if baseArch[cfg.Arch] == "" {
+		return nil, fmt.Errorf("architecture %q is none that RPM repositories are read for", cfg.Arch)
+	}
+	repos := make([]*Repo, len(cfg.Repos))
+	sources := make([]*source, len(cfg.Repos))
+	packages := make([][]*Package, len(cfg.Repos))
+	groups := make([][]Group, len(cfg.Repos))
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range cfg.Repos {
+		repo := cfg.Repos[i]
+		if repo.Priority == 0 {
+			repo.Priority = 99
+		}
+		repos[i] = &repo
+		g.Go(func() (err error) {
+			if sources[i], err = o.find(gctx, &repo); err != nil {
+				return fmt.Errorf("repository %s: %w", repo.Name, err)
+			}
+			if packages[i], err = o.primary(gctx, sources[i]); err == nil {
+				groups[i], err = o.groups(gctx, sources[i])
+			}
+			if err != nil {
+				return fmt.Errorf("repository %s at %s: %w", repo.Name, sources[i].base, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	u := newUniverse(cfg.Arch, repos, slices.Concat(packages...))
+	u.sources = sources
+	for _, list := range groups {
+		u.addGroups(list)
+	}
+	return u, o.files(ctx, u)
+}
+
+// find fetches and verifies repomd.xml, at the first of the repository's mirrors that has it.
+func (o *opener) find(ctx context.Context, repo *Repo) (*source, error) {
+	bases, err := o.bases(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	var failed []error
+	for _, base := range bases {
+		md, err := o.repomd(ctx, repo, base)
+		if err == nil {
+			return &source{repo, base, md}, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		failed = append(failed, err)
+		if len(bases) > 1 {
+			o.log.Warn("mirror passed over", "repository", repo.Name, "mirror", base, "reason", err)
+		}
+	}
+	return nil, errors.Join(failed...)
+}
+
+// bases lists where the repository may be.
+func (o *opener) bases(ctx context.Context, repo *Repo) ([]string, error) {
+	list, parse := repo.MirrorList, parseMirrorlist
+	if repo.Metalink != "" {
+		list, parse = repo.Metalink, parseMetalink
+	}
+	if repo.BaseURL != "" {
+		base, err := o.cfg.expand(strings.TrimRight(repo.BaseURL, "/"))
+		return []string{base}, err
+	}
+	address, err := o.cfg.expand(list)
+	if err != nil {
+		return nil, err
+	}
+	data, err := o.fetcher.Document(ctx, address, maxRepomd)
+	if err != nil {
+		return nil, err
+	}
+	urls, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", address, err)
+	}
+	for i := range urls {
+		if urls[i], err = o.cfg.expand(urls[i]); err != nil {
+			return nil, err
+		}
+	}
+	return urls, nil
+}
+
+func (o *opener) repomd(ctx context.Context, repo *Repo, base string) (*repomd, error) {
+	address := base + "/repodata/repomd.xml"
+	data, err := o.fetcher.Document(ctx, address, maxRepomd)
+	if err != nil {
+		if fetch.NotFound(err) {
+			err = fmt.Errorf("%w (is that the folder that has repodata in it?)", err)
+		}
+		return nil, err
+	}
+	if repo.SignedRepo {
+		signature, err := o.fetcher.Document(ctx, address+".asc", maxRepomd)
+		if fetch.NotFound(err) {
+			return nil, fmt.Errorf("repomd.xml has no signature, and the recipe asks for one (repo_gpgcheck): %w", err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if repo.Keys == nil {
+			return nil, errors.New("repo_gpgcheck without a gpgkey to check with")
+		}
+		if err := repo.Keys.VerifyDetached("repomd.xml", data, signature, o.now()); err != nil {
+			return nil, err
+		}
+	}
+	md, err := parseRepomd(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", address, err)
+	}
+	return md, nil
+}
+
+func (o *opener) now() time.Time {
+	if o.cfg.Now != nil {
+		return o.cfg.Now()
+	}
+	return time.Now()
+}
+
+// open fetches one metadata file and opens what it holds.
+func (o *opener) open(ctx context.Context, s *source, f dataFile) (io.ReadCloser, error) {
+	if f.sum.kind == "sha1" && !s.repo.WeakSums {
+		return nil, fmt.Errorf("%s is vouched for by SHA-1 only, which can be forged: if it is as old as that, write legacy: true in the recipe", f.href)
+	}
+	item := fetch.Item{Name: f.kind + " of " + s.repo.Name, URL: joinURL(s.base, f.href), Size: f.size, Sum: f.sum.hex}
+	var at string
+	if err := o.fetcher.Get(ctx, []fetch.Item{item}, func(_ int, path string) error { at = path; return nil }); err != nil {
+		return nil, err
+	}
+	file, err := os.Open(at)
+	if err != nil {
+		return nil, err
+	}
+	ext := path.Ext(f.href)
+	if ext == ".xml" {
+		ext = ""
+	}
+	info, err := file.Stat()
+	var z io.ReadCloser
+	if err == nil {
+		z, err = compress.Open(ctx, file, info.Size(), ext)
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("open %s: %w", f.href, err)
+	}
+	return metadata{io.LimitReader(z, maxMetadata), z, file}, nil
+}
+
+type metadata struct {
+	io.Reader
+	z, file io.Closer
+}
+
+func (m metadata) Close() error { return errors.Join(m.z.Close(), m.file.Close()) }
+
+// joinURL puts a path below a base URL; what is special in URLs may be in names of packages (a plus).
+func joinURL(base, href string) string {
+	parts := strings.Split(href, "/")
+	for i := range parts {
+		parts[i] = url.PathEscape(parts[i])
+	}
+	return base + "/" + strings.Join(parts, "/")
+}
+
+func (o *opener) primary(ctx context.Context, s *source) ([]*Package, error) {
+	f := s.md.files["primary"]
+	r, err := o.open(ctx, s, f)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	packages, err := parsePrimary(r, s.repo, func(p *Package) bool {
+		return rpm.Runs(p.Arch, o.cfg.Arch) && !slices.ContainsFunc(s.repo.Exclude, func(pattern string) bool {
+			ok, err := path.Match(pattern, p.Name)
+			return err == nil && ok
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.href, err)
+	}
+	if len(packages) == 0 {
+		o.log.Warn("repository has no package for this architecture", "repository", s.repo.Name, "arch", o.cfg.Arch)
+	}
+	return packages, nil
+}
+
+// groups reads the comps file, if there is one; it may come plain, as "group", or compressed.
+func (o *opener) groups(ctx context.Context, s *source) ([]Group, error) {
+	for _, kind := range []string{"group_gz", "group_xz", "group_zst", "group"} {
+		f, ok := s.md.files[kind]
+		if !ok {
+			continue
+		}
+		r, err := o.open(ctx, s, f)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		groups, err := parseComps(r)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", f.href, err)
+		}
+		return groups, nil
+	}
+	return nil, nil
+}
+
+// files looks up the required paths that primary metadata does not tell.
+func (o *opener) files(ctx context.Context, u *Universe) error {
+	missing := u.unknownFiles()
+	if len(missing) == 0 {
+		return nil
+	}
+	byID := map[string][]*Package{}
+	for _, p := range u.packages {
+		byID[p.sum.hex] = append(byID[p.sum.hex], p)
+	}
+	for _, s := range u.sources {
+		f, ok := s.md.files["filelists"]
+		if !ok {
+			continue
+		}
+		r, err := o.open(ctx, s, f)
+		if err == nil {
+			err = findFiles(r, missing, func(id, name string) {
+				for _, p := range byID[id] {
+					u.addFile(p, name)
+				}
+			})
+			err = errors.Join(err, r.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("repository %s: read %s: %w", s.repo.Name, f.href, err)
+		}
+	}
+	return nil
+}

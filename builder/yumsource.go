@@ -1,0 +1,153 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"netroot/builder/chroot"
+	"netroot/builder/fetch"
+	"netroot/builder/lock"
+	"netroot/builder/pgp"
+	"netroot/builder/progress"
+	"netroot/builder/recipe"
+	"netroot/builder/rpmroot"
+	"netroot/builder/yum"
+)
+
+// rpmArch is RPM's word for a recipe's architecture.
+var rpmArch = map[string]string{"amd64": "x86_64", "i686": "i686", "arm64": "aarch64"}
+
+// A yumSource takes the packages of a root from RPM repositories.
+type yumSource struct {
+	config   yum.Config
+	want     yum.Want
+	strength map[string]pgp.Strength // by repository
+	fetcher  *fetch.Fetcher
+	progress *progress.Reporter
+	log      *slog.Logger
+}
+
+func (b *Builder) yumSource(r *recipe.Recipe) (*yumSource, error) {
+	from := r.From.Yum
+	mirror := from.Mirror
+	if b.Mirror != "" {
+		mirror = b.Mirror
+	}
+	s := &yumSource{
+		config:   yum.Config{Arch: rpmArch[r.Arch], ReleaseVer: from.ReleaseVer},
+		want:     yum.Want{Groups: from.Groups, Packages: r.Packages, Exclude: from.Exclude},
+		strength: map[string]pgp.Strength{},
+		fetcher:  b.fetcher(),
+		progress: b.Progress,
+		log:      b.log(),
+	}
+	for _, repo := range from.Repos {
+		one := yum.Repo{
+			Name: repo.Name, BaseURL: repo.BaseURL, MirrorList: repo.MirrorList, Metalink: repo.Metalink,
+			SignedRepo: repo.RepoGPGCheck, Priority: repo.Priority, Exclude: repo.Exclude, WeakSums: repo.Legacy,
+		}
+		if repo.Path != "" {
+			one.BaseURL = mirror + "/" + repo.Path
+		}
+		if repo.Checked() {
+			keys, err := pgp.ReadKeyring(repo.GPGKey...)
+			if err != nil {
+				return nil, fmt.Errorf("repository %s: %w", repo.Name, err)
+			}
+			one.Keys = keys
+		} else {
+			s.log.Warn("signatures of packages are not checked, because the recipe says gpgcheck: false", "repository", repo.Name)
+		}
+		if repo.Legacy {
+			s.strength[repo.Name] = pgp.Legacy
+			s.log.Warn("SHA-1, DSA and short keys are accepted, because the recipe says legacy: true", "repository", repo.Name)
+		}
+		s.config.Repos = append(s.config.Repos, one)
+	}
+	return s, nil
+}
+
+func (s *yumSource) resolve(ctx context.Context) (*lock.Lock, error) {
+	u, err := yum.Open(ctx, s.config, s.fetcher)
+	if err != nil {
+		return nil, err
+	}
+	packages, err := u.Resolve(s.want)
+	if err != nil {
+		return nil, err
+	}
+	return u.Lock(packages), nil
+}
+
+// fetch downloads the packages and checks who signed them.
+func (s *yumSource) fetch(ctx context.Context, pins *lock.Lock) error {
+	items, err := yum.Items(ctx, s.config, s.fetcher, pins)
+	if err != nil {
+		return err
+	}
+	return s.fetcher.Get(ctx, items, func(i int, path string) error {
+		packages, err := rpmroot.Open([]string{path})
+		if err != nil {
+			return err
+		}
+		defer rpmroot.Close(packages)
+		p, file := pins.Packages[i], packages[0].File
+		at := slices.IndexFunc(s.config.Repos, func(r yum.Repo) bool { return r.Name == p.Repo })
+		if err := file.Verify(s.config.Repos[at].Keys, s.strength[p.Repo]); err != nil {
+			return fmt.Errorf("verify package of repository %s: %w", p.Repo, err)
+		}
+		if want := p.Name + "-" + p.Version + "." + p.Arch; file.String() != want {
+			return fmt.Errorf("package %s of repository %s is, by its own header, %s: the metadata that it was chosen from is wrong", want, p.Repo, file)
+		}
+		return nil
+	})
+}
+
+// assemble unpacks what the root's own rpm needs, and has that install everything.
+func (s *yumSource) assemble(ctx context.Context, name string, pins *lock.Lock, scratch string) (*root, error) {
+	var paths []string
+	for _, p := range pins.Packages {
+		paths = append(paths, s.fetcher.Cache.Path(p.Sum()))
+	}
+	packages, err := rpmroot.Open(paths)
+	if err != nil {
+		return nil, err
+	}
+	defer rpmroot.Close(packages)
+	newest, err := rpmroot.Newest(packages)
+	if err != nil {
+		return nil, err
+	}
+	lower := filepath.Join(scratch, "root")
+	if err := os.Mkdir(lower, 0o755); err != nil {
+		return nil, fmt.Errorf("assemble %s: %w", name, err)
+	}
+	s.progress.Step("unpacking what the root's rpm needs")
+	if err := rpmroot.Bootstrap(ctx, packages, lower); err != nil {
+		return nil, err
+	}
+	if err := rpmroot.Provide(packages, lower); err != nil {
+		return nil, err
+	}
+	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Log: s.log})
+	if err != nil {
+		return nil, err
+	}
+	installing := s.progress.Start("installing", int64(len(packages)), progress.Items)
+	failures, err := rpmroot.Install(ctx, session, packages, rpmroot.Options{Log: s.log, Progress: func(string) { installing.Add(1) }})
+	if err != nil {
+		installing.Abort()
+		session.Close()
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	installing.Done()
+	made := &root{session: session, newest: newest}
+	for _, f := range failures {
+		made.notes = append(made.notes, f.String())
+	}
+	return made, nil
+}

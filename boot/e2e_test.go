@@ -4,6 +4,7 @@ package boot_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -145,15 +146,16 @@ func (b *bench) current(image string) (store.Generation, error) {
 
 // site is a machine in a lab and what serves it.
 type site struct {
-	lab     *vm.Lab
-	server  *vm.Server
-	machine *vm.Machine
+	lab      *vm.Lab
+	server   *vm.Server
+	machine  *vm.Machine
+	patience time.Duration // until a machine is up; 0 is 6 minutes
 }
 
 // await waits until the machine is up, for the given generation, counting from an event and a point in time.
 func (s *site) await(t *testing.T, gen store.Generation, from int, since time.Time) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(s.patience, 6*time.Minute))
 	defer cancel()
 	go func() {
 		select {

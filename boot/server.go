@@ -147,13 +147,19 @@ func closeAll(services []service) {
 	}
 }
 
+// Tree is what the server's machines load.
+func (s *Server) Tree() *tftpboot.Tree {
+	return &tftpboot.Tree{Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
+}
+
 func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *slog.Logger) (services []service, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(services)
 		}
 	}()
-	tree := &tftpboot.Tree{Log: log, Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
+	tree := s.Tree()
+	tree.Log = log
 	files := guard.files(tree)
 
 	if s.Ports.DHCP != 0 {

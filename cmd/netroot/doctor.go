@@ -13,7 +13,6 @@ import (
 	"netroot/boot/doctor"
 	"netroot/boot/host"
 	"netroot/boot/proxydhcp"
-	"netroot/boot/tftpboot"
 )
 
 // architectures are words for the client types of RFC 4578 that are met.
@@ -84,8 +83,7 @@ func (c *cli) doctor(ctx context.Context, d *doctor.Doctor, interfaces []string)
 		return err
 	}
 	d.Store, d.Policy = s, live.Policy()
-	ports := boot.DefaultPorts
-	d.Tree = &tftpboot.Tree{Store: s, Loader: s.LoaderDir(), Decide: live.Decide, NFSPort: ports.NFS, HTTPPort: ports.HTTP}
+	d.Tree = (&boot.Server{Store: s, Policy: live, Ports: boot.DefaultPorts}).Tree()
 	d.DHCP = proxydhcp.Config{Script: d.Tree.ScriptURL}
 	findings, err := d.Run(ctx)
 	if err != nil {

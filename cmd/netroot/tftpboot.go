@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/boot"
-	"netroot/boot/tftpboot"
+	"netroot/boot/host"
 )
 
 func (c *cli) tftpbootCommand() *cobra.Command {
@@ -33,7 +33,7 @@ The roots are still served by 'netroot serve' at ADDRESS. Run it again after eve
 			if err != nil {
 				return err
 			}
-			tree := &tftpboot.Tree{Store: s, Loader: s.LoaderDir(), Decide: policy.Decide, NFSPort: ports.NFS, HTTPPort: ports.HTTP}
+			tree := (&boot.Server{Store: s, Policy: host.Fixed(policy), Ports: ports}).Tree()
 			done, err := tree.Write(cmd.Context(), args[0], address, policy.Machines())
 			if err != nil {
 				return err

@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"netroot/builder/check"
+	"netroot/builder/chroot"
 	"netroot/builder/customize"
 	"netroot/builder/lock"
 	"netroot/builder/progress"
@@ -54,6 +55,10 @@ type Result struct {
 func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Result, error) {
 	if os.Geteuid() != 0 {
 		return Result{}, fmt.Errorf("build %s: a root holds files of many owners, so building needs root; run it with sudo", r.Name)
+	}
+	// What packages bring along runs while the root is made; better to know before they are fetched.
+	if err := chroot.CanRun(r.Arch); err != nil {
+		return Result{}, fmt.Errorf("build %s: %w", r.Name, err)
 	}
 	draft, err := b.Store.Begin(r.Name)
 	if err != nil {

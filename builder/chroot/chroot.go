@@ -211,7 +211,7 @@ func prepare(cfg Config) (setup, error) {
 	if cfg.Lower == "" || cfg.Work == "" {
 		return setup{}, errors.New("no root folder or no work folder was named")
 	}
-	linux32, err := machine(cfg.Arch, runtime.GOARCH, "/proc/sys/fs/binfmt_misc")
+	linux32, err := machine(cfg.Arch, runtime.GOARCH, Runs32, "/proc/sys/fs/binfmt_misc")
 	if err != nil {
 		return setup{}, err
 	}
@@ -264,8 +264,15 @@ func prepare(cfg Config) (setup, error) {
 	return setup{Lower: lower, Work: work, Hostname: host, Linux32: linux32}, nil
 }
 
-// machine tells whether programs of arch run on a host (Go's word) and whether they want the linux32 personality.
-func machine(arch, host, binfmt string) (linux32 bool, err error) {
+// CanRun says why programs of an architecture do not run on this machine; nil when they do.
+func CanRun(arch string) error {
+	_, err := machine(arch, runtime.GOARCH, Runs32, "/proc/sys/fs/binfmt_misc")
+	return err
+}
+
+// machine tells whether programs of arch run on a host (Go's word) and whether they want the linux32 personality. runs32 says
+// whether the host's kernel runs 32-bit programs.
+func machine(arch, host string, runs32 func() bool, binfmt string) (linux32 bool, err error) {
 	emulator := ""
 	switch arch {
 	case "", "all":
@@ -276,7 +283,7 @@ func machine(arch, host, binfmt string) (linux32 bool, err error) {
 		}
 		emulator = "qemu-x86_64"
 	case "i386", "i586", "i686":
-		if host == "amd64" || host == "386" {
+		if host == "386" || host == "amd64" && runs32() {
 			return host == "amd64", nil
 		}
 		emulator = "qemu-i386"
@@ -289,7 +296,12 @@ func machine(arch, host, binfmt string) (linux32 bool, err error) {
 		return false, fmt.Errorf("unknown architecture %q: want amd64, i386 (i686) or arm64", arch)
 	}
 	rule, err := os.ReadFile(filepath.Join(binfmt, emulator))
-	if err != nil || !bytes.HasPrefix(rule, []byte("enabled")) {
+	found := err == nil && bytes.HasPrefix(rule, []byte("enabled"))
+	if !found && host == "amd64" && emulator == "qemu-i386" {
+		return false, errors.New("32-bit programs do not run on this machine, because its kernel has that switched off: boot it with " +
+			"ia32_emulation=on on the kernel's command line, or build on another machine")
+	}
+	if !found {
 		return false, fmt.Errorf("this %s machine cannot run %s programs: install qemu-user-static and binfmt-support, "+
 			"which register %s with binfmt_misc", host, arch, emulator)
 	}

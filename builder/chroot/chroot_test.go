@@ -409,6 +409,10 @@ func TestLinux32(t *testing.T) {
 	}
 	lower := newRoot(t)
 	for arch, want := range map[string]string{"i386": "i686\n", "i686": "i686\n", "amd64": "x86_64\n"} {
+		if want == "i686\n" && !Runs32() {
+			t.Logf("%s is left out: the kernel has 32-bit programs switched off", arch)
+			continue
+		}
 		s := open(t, Config{Lower: lower, Arch: arch})
 		for range 20 { // whichever thread forks
 			if got := sh(t, s, "uname -m"); got != want {
@@ -445,10 +449,46 @@ func TestMachine(t *testing.T) {
 		if tt.rule != "" {
 			write("qemu-aarch64", tt.rule)
 		}
-		linux32, err := machine(tt.arch, tt.host, rules)
+		linux32, err := machine(tt.arch, tt.host, func() bool { return true }, rules)
 		if (tt.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tt.err) || linux32 != tt.linux32 {
 			t.Errorf("%+v: got %v, %v", tt, linux32, err)
 		}
+	}
+}
+
+// A kernel may have 32-bit programs switched off; an emulator then does.
+func TestMachineWithout32Bits(t *testing.T) {
+	rules := t.TempDir()
+	no := func() bool { return false }
+	if _, err := machine("i386", "amd64", no, rules); err == nil || !strings.Contains(err.Error(), "ia32_emulation=on") {
+		t.Errorf("%v", err)
+	}
+	if err := os.WriteFile(filepath.Join(rules, "qemu-i386"), []byte("enabled\ninterpreter /usr/bin/qemu-i386-static\nflags: OCF\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if linux32, err := machine("i686", "amd64", no, rules); err != nil || linux32 {
+		t.Errorf("with an emulator: %v, %v", linux32, err)
+	}
+	if _, err := machine("amd64", "amd64", no, rules); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRuns32 compares with what the kernel says of a 32-bit program on the disk.
+func TestRuns32(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("32-bit programs are of interest on amd64")
+	}
+	name := filepath.Join(t.TempDir(), "exit32")
+	if err := os.WriteFile(name, exit32(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	err := exec.Command(name).Run()
+	if ran := err == nil; ran != Runs32() {
+		t.Errorf("Runs32 is %v, and the kernel says %v", Runs32(), err)
+	}
+	if err != nil && !errors.Is(err, syscall.ENOEXEC) {
+		t.Errorf("the kernel says %v: the program is broken", err)
 	}
 }
 

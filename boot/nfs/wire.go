@@ -19,7 +19,7 @@ const stallTimeout = 2 * time.Minute
 
 // wire is a connection as a stream. One goroutine reads; whoever holds mu may send one or more whole replies.
 //
-// Its system calls never wait, and the Go scheduler is not told of them (RawSyscall). Each call that it is told of keeps its
+// Its system calls never wait, but for the one in soon, and the Go scheduler is not told of them (RawSyscall). Each call that it is told of keeps its
 // monitor awake, which then looks every 20 µs for calls that take long, as a sendfile of 1 MiB does, and gives their
 // processor to another thread: measured on loopback that was a third of all processor time, and most context switches.
 type wire struct {

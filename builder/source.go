@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"netroot/builder/chroot"
@@ -29,6 +30,9 @@ type root struct {
 
 // source opens the source that the recipe names.
 func (b *Builder) source(r *recipe.Recipe) (source, error) {
+	if r.Medium() {
+		return nil, errors.New("this build of netroot reads recipes with an iso or netboot source, and cannot build them yet")
+	}
 	if r.From.Yum != nil {
 		return b.yumSource(r)
 	}

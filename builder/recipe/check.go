@@ -33,6 +33,9 @@ const (
 	repoPattern      = `^[A-Za-z0-9][A-Za-z0-9._-]*$`
 	repoPathPattern  = `^([A-Za-z0-9$_{}+~-][A-Za-z0-9$_{}+.~-]*)(/[A-Za-z0-9$_{}+~-][A-Za-z0-9$_{}+.~-]*)*/?$`
 	repoURLPattern   = `^(https?://[^/?#]+|file:(//)?/)[^#]*$`
+	blobURLPattern   = `^https?://[^/?#]+/([^?#]*/)?[^/?#]+(\?[^#]*)?$`
+	sha256Pattern    = `^[0-9a-f]{64}$`
+	isoPathPattern   = `^/?([^/.\x00-\x1f][^/\x00-\x1f]*|\.[^/.\x00-\x1f][^/\x00-\x1f]*)(/([^/.\x00-\x1f][^/\x00-\x1f]*|\.[^/.\x00-\x1f][^/\x00-\x1f]*))*$`
 	sizePattern      = `^([1-9][0-9]?%|100%|[1-9][0-9]*[kmgKMG]?)$`
 )
 
@@ -53,6 +56,9 @@ var (
 	repoRE      = regexp.MustCompile(repoPattern)
 	repoPathRE  = regexp.MustCompile(repoPathPattern)
 	repoURLRE   = regexp.MustCompile(repoURLPattern)
+	blobURLRE   = regexp.MustCompile(blobURLPattern)
+	sha256RE    = regexp.MustCompile(sha256Pattern)
+	isoPathRE   = regexp.MustCompile(isoPathPattern)
 )
 
 // arches are the words for a processor, and the words that others use for them.
@@ -141,7 +147,7 @@ func (c *checker) from() {
 		return
 	}
 	var sources []string
-	for _, s := range []string{"apt", "yum", "iso", "copy"} {
+	for _, s := range []string{"apt", "yum", "iso", "netboot", "copy"} {
 		if c.doc.Has("$.from." + s) {
 			sources = append(sources, s)
 		}
@@ -149,7 +155,7 @@ func (c *checker) from() {
 	slices.SortFunc(sources, func(a, b string) int { return c.doc.Line("$.from."+a) - c.doc.Line("$.from."+b) })
 	switch {
 	case len(sources) == 0:
-		c.at("$.from", "names no source").WithHint("one of apt, yum, iso, copy")
+		c.at("$.from", "names no source").WithHint("one of apt, yum, iso, netboot, copy")
 		return
 	case len(sources) > 1:
 		e := c.doc.AtKey("$.from."+sources[1], "two sources, %s and %s: a recipe has exactly one", sources[0], sources[1])
@@ -159,9 +165,13 @@ func (c *checker) from() {
 		c.apt(c.From.Apt)
 	case sources[0] == "yum":
 		c.yum(c.From.Yum)
+	case sources[0] == "iso":
+		c.iso(c.From.ISO)
+	case sources[0] == "netboot":
+		c.netboot(c.From.Netboot)
 	default:
 		e := c.doc.AtKey("$.from."+sources[0], "this build of netroot has no %s source", sources[0])
-		c.errs = append(c.errs, e.WithHint("it has: apt, yum"))
+		c.errs = append(c.errs, e.WithHint("it has: apt, yum, iso, netboot"))
 	}
 }
 
@@ -361,6 +371,7 @@ func checkMerged(parts []part, r *Recipe) error {
 		missing("$", "arch", "arch: is one of "+strings.Join(arches, ", "))
 	}
 	switch from := r.From; {
+	case from.medium():
 	case from.Apt == nil && from.Yum == nil:
 		missing("$", "from", "as in: from: {apt: {suite: bookworm}}")
 	case from.Yum != nil:
@@ -371,7 +382,8 @@ func checkMerged(parts []part, r *Recipe) error {
 		missing("$.from.apt", "suite", "as in: from: {apt: {suite: bookworm}}")
 	}
 	errs = append(errs, checkNames(parts, r)...)
-	if len(r.Packages) == 0 {
+	errs = append(errs, checkMedium(parts, r)...)
+	if len(r.Packages) == 0 && !r.Medium() {
 		missing("$", "packages", "a machine needs at least a kernel and an init, as in: packages: [linux-image-amd64, systemd-sysv, iproute2, isc-dhcp-client]")
 	}
 	return strictyaml.Join(errs...)

@@ -225,6 +225,8 @@ func merge(base, r *Recipe) {
 	if r.From.Yum != nil {
 		mergeYum(&base.From, r.From.Yum)
 	}
+	mergeMedium(&base.From, &r.From)
+	over(&base.Deliver, r.Deliver)
 	base.Packages = union(base.Packages, r.Packages)
 	// Not united: the kernel heeds the last of a kind, so a parameter that is said again has to come again.
 	base.Kernel.Cmdline = append(base.Kernel.Cmdline, r.Kernel.Cmdline...)
@@ -292,6 +294,13 @@ func (r *Recipe) Digest() string {
 			yum.Repos[i].GPGKey = nil
 		}
 		n.From.Yum = &yum
+	}
+	// What these files hold is in the lock.
+	if r.From.ISO != nil {
+		n.From.ISO = &ISO{Kernel: r.From.ISO.Kernel, Initrd: r.From.ISO.Initrd}
+	}
+	if r.From.Netboot != nil {
+		n.From.Netboot = &Netboot{}
 	}
 	n.Files = slices.Clone(r.Files)
 	for i := range n.Files {

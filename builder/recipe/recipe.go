@@ -3,8 +3,8 @@
 //
 // Every fault of a recipe comes back as strictyaml.Errors, with file, line and column, and the line itself.
 //
-// Limits: apt and yum are the sources that this build can install from. The other two (iso, copy) are recognised, so that the
-// error names them, and refused. A file is copied from one file; folders and links are what hooks are for.
+// Limits: apt and yum are the sources that this build can install from; an ISO, or a kernel and an initrd (netboot), are taken as they
+// are. One more (copy) is recognised, so that the error names it, and refused. A file is copied from one file; folders and links are what hooks are for.
 package recipe
 
 import (
@@ -19,6 +19,7 @@ type Recipe struct {
 	Arch     string   `yaml:"arch" jsonschema_description:"What the machine's processor runs. i686 takes packages for i386, i586 and i686."`
 	From     From     `yaml:"from" jsonschema_description:"Where the files come from: exactly one source."`
 	Packages []string `yaml:"packages" jsonschema_description:"Packages to install, with what they depend on."`
+	Deliver  string   `yaml:"deliver" jsonschema:"enum=nfs,enum=http" jsonschema_description:"How the files of an ISO reach the machine. nfs: it reads what it needs (the default where it can). http: it downloads them into its memory."`
 	Kernel   Kernel   `yaml:"kernel" jsonschema_description:"How the kernel is started."`
 	Root     Root     `yaml:"root" jsonschema_description:"How the machine sees its root."`
 	Hostname string   `yaml:"hostname" jsonschema_description:"The host name of a machine that neither netroot.yaml nor DHCP names; left out, the recipe's name."`
@@ -32,10 +33,11 @@ type Recipe struct {
 
 // From is the source of the files.
 type From struct {
-	Apt  *Apt  `yaml:"apt" jsonschema_description:"Debian packages."`
-	Yum  *Yum  `yaml:"yum" jsonschema_description:"RPM packages."`
-	ISO  *ISO  `yaml:"iso,any" jsonschema_description:"A live or installation ISO. Not in this build of netroot."`
-	Copy *Copy `yaml:"copy,any" jsonschema_description:"An installed system. Not in this build of netroot."`
+	Apt     *Apt     `yaml:"apt" jsonschema_description:"Debian packages."`
+	Yum     *Yum     `yaml:"yum" jsonschema_description:"RPM packages."`
+	ISO     *ISO     `yaml:"iso" jsonschema_description:"A live or installation ISO, taken as it is."`
+	Netboot *Netboot `yaml:"netboot" jsonschema_description:"A kernel and an initrd, taken as they are."`
+	Copy    *Copy    `yaml:"copy,any" jsonschema_description:"An installed system. Not in this build of netroot."`
 }
 
 // Apt is a Debian archive.
@@ -70,11 +72,8 @@ type Repo struct {
 	Exclude      []string `yaml:"exclude" jsonschema_description:"Names of packages that are not taken from here; * and ? stand for any letters."`
 }
 
-// ISO and Copy are sources that this build does not have.
-type (
-	ISO  struct{}
-	Copy struct{}
-)
+// Copy is a source that this build does not have.
+type Copy struct{}
 
 // Kernel says how the kernel is started.
 type Kernel struct {

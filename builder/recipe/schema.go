@@ -14,7 +14,7 @@ func Schema() []byte {
 	r := jsonschema.Reflector{FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, ExpandedStruct: true, Anonymous: true}
 	s := r.Reflect(&Recipe{})
 	s.Title = "netroot recipe"
-	for _, refused := range []string{"ISO", "Copy"} {
+	for _, refused := range []string{"Copy"} {
 		delete(s.Definitions, refused)
 	}
 	data, err := json.MarshalIndent(s, "", "  ")
@@ -66,21 +66,62 @@ func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 		property(s, "arch").Enum = append(property(s, "arch").Enum, a)
 	}
 	// Everything may come from what is included, except the name.
-	whole := &jsonschema.Schema{Required: []string{"arch", "from", "packages"}, Properties: jsonschema.NewProperties()}
+	whole := &jsonschema.Schema{Required: []string{"arch", "from"}, Properties: jsonschema.NewProperties()}
 	suite := &jsonschema.Schema{Properties: jsonschema.NewProperties()}
 	suite.Properties.Set("apt", &jsonschema.Schema{Required: []string{"suite"}})
 	suite.Properties.Set("yum", &jsonschema.Schema{Required: []string{"repos"}})
 	whole.Properties.Set("from", suite)
+	medium := func(require ...*jsonschema.Schema) *jsonschema.Schema {
+		p := jsonschema.NewProperties()
+		p.Set("from", &jsonschema.Schema{AnyOf: require})
+		return &jsonschema.Schema{Required: []string{"from"}, Properties: p}
+	}
+	iso, netboot := &jsonschema.Schema{Required: []string{"iso"}}, &jsonschema.Schema{Required: []string{"netboot"}}
+	whole.AnyOf = []*jsonschema.Schema{{Required: []string{"packages"}}, medium(iso, netboot)}
+	var root []*jsonschema.Schema
+	for _, key := range rootKeys {
+		root = append(root, &jsonschema.Schema{Required: []string{key}})
+	}
+	// What changes a root does not go with a medium, and deliver: goes with nothing but an ISO.
+	s.AllOf = []*jsonschema.Schema{
+		{If: medium(iso, netboot), Then: &jsonschema.Schema{Not: &jsonschema.Schema{AnyOf: root}}},
+		{If: &jsonschema.Schema{Required: []string{"deliver", "from"}}, Then: medium(iso)},
+	}
 	s.Required = []string{"name"}
 	s.AnyOf = []*jsonschema.Schema{{Required: []string{"include"}}, whole}
 }
 
 // JSONSchemaExtend leaves out the sources that this build refuses.
 func (From) JSONSchemaExtend(s *jsonschema.Schema) {
-	for _, key := range []string{"iso", "copy"} {
+	for _, key := range []string{"copy"} {
 		s.Properties.Delete(key)
 	}
-	s.OneOf = []*jsonschema.Schema{{Required: []string{"apt"}}, {Required: []string{"yum"}}}
+	s.OneOf = []*jsonschema.Schema{{Required: []string{"apt"}}, {Required: []string{"yum"}}, {Required: []string{"iso"}}, {Required: []string{"netboot"}}}
+}
+
+func (ISO) JSONSchemaExtend(s *jsonschema.Schema) {
+	blobSchema(s)
+	text(s, "kernel", isoPathPattern)
+	text(s, "initrd", isoPathPattern)
+	s.DependentRequired["initrd"] = []string{"kernel"}
+}
+
+func (Blob) JSONSchemaExtend(s *jsonschema.Schema) { blobSchema(s) }
+
+func blobSchema(s *jsonschema.Schema) {
+	text(s, "url", blobURLPattern)
+	text(s, "path", noDotsPattern)
+	text(s, "sums", noDotsPattern)
+	text(s, "signature", noDotsPattern)
+	text(s, "keyring", noDotsPattern)
+	textOrNumber(s, "sha256", sha256Pattern)
+	require := func(keys ...string) *jsonschema.Schema { return &jsonschema.Schema{Required: keys} }
+	s.OneOf = []*jsonschema.Schema{
+		{Required: []string{"path"}},
+		{Required: []string{"url"}, AnyOf: []*jsonschema.Schema{require("sha256"), require("sums")}},
+	}
+	s.Not = require("sha256", "sums")
+	s.DependentRequired = map[string][]string{"signature": {"keyring"}, "keyring": {"sums"}}
 }
 
 func (Apt) JSONSchemaExtend(s *jsonschema.Schema) {

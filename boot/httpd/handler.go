@@ -48,7 +48,7 @@ func (h *Handler) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(h.log().Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(ln) }()
+	go func() { done <- srv.Serve(listener{ln}) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve HTTP on %v: %w", ln.Addr(), err)

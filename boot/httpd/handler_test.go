@@ -221,29 +221,3 @@ func TestClientsThatStop(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-// Files must reach the kernel as files, not as bytes through this process.
-func TestSendfilePath(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	w := &readerFrom{header: http.Header{}}
-	if _, err := (&counter{ResponseWriter: w}).ReadFrom(io.LimitReader(f, 10)); err != nil {
-		t.Fatal(err)
-	}
-	if l, ok := w.from.(*io.LimitedReader); !ok || l.R != io.Reader(f) {
-		t.Errorf("the connection got a %T, not the file", w.from)
-	}
-}
-
-type readerFrom struct {
-	header http.Header
-	from   io.Reader
-}
-
-func (r *readerFrom) Header() http.Header                   { return r.header }
-func (r *readerFrom) Write(p []byte) (int, error)           { return len(p), nil }
-func (r *readerFrom) WriteHeader(int)                       {}
-func (r *readerFrom) ReadFrom(src io.Reader) (int64, error) { r.from = src; return 0, nil }

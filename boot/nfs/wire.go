@@ -4,14 +4,14 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/boot/sendfile"
 )
 
 // stallTimeout is how long a client may take nothing of what it was sent before it is disconnected.
@@ -19,9 +19,7 @@ const stallTimeout = 2 * time.Minute
 
 // wire is a connection as a stream. One goroutine reads; whoever holds mu may send one or more whole replies.
 //
-// Its system calls never wait, but for the one in soon, and the Go scheduler is not told of them (RawSyscall). Each call that it is told of keeps its
-// monitor awake, which then looks every 20 µs for calls that take long, as a sendfile of 1 MiB does, and gives their
-// processor to another thread: measured on loopback that was a third of all processor time, and most context switches.
+// Its system calls never wait, and the Go scheduler is not told of them (RawSyscall), for the reason that package sendfile gives.
 type wire struct {
 	mu    sync.Mutex
 	nc    net.Conn
@@ -31,15 +29,11 @@ type wire struct {
 
 	// What the callbacks below work on; they are made once, so that sending and reading allocate nothing.
 	out, in stream
+	files   sendfile.Sender
 	room    *readBuffer // found by read
 	flags   int         // of send
-	src     int
-	off     int64
-	left    int
 	onRead  func(fd uintptr) bool
 	onWrite func(fd uintptr) bool
-	onFile  func(fd uintptr) bool
-	onSrc   func(fd uintptr)
 }
 
 // stream is one direction.
@@ -56,7 +50,9 @@ func (w *wire) init(nc net.Conn, rooms *sync.Pool) {
 			w.raw = raw
 		}
 	}
-	w.onRead, w.onWrite, w.onFile, w.onSrc = w.readSome, w.writeSome, w.sendSome, w.sendFrom
+	w.onRead, w.onWrite = w.readSome, w.writeSome
+	w.files.Init(nc)
+	w.files.Wait = w.putOff
 }
 
 // send writes b. With more, data of the same record follows at once, and TCP shall not send a short segment now.
@@ -88,8 +84,9 @@ func (w *wire) sendfile(e *export, off int64, n int) error {
 		}
 		return w.send(buf, false)
 	}
-	w.off, w.left, w.out.err = off, n, nil
-	return w.end(e.file.Control(w.onSrc))
+	w.out.err = nil
+	_, err := w.files.Send(e.file, off, int64(n), true)
+	return w.end(err)
 }
 
 func (w *wire) end(err error) error {
@@ -100,32 +97,10 @@ func (w *wire) end(err error) error {
 	return errors.Join(w.out.err, err)
 }
 
-func (w *wire) sendFrom(fd uintptr) {
-	w.src = int(fd)
-	if err := w.raw.Write(w.onFile); err != nil {
-		w.out.err = err
-	}
-}
-
-// block prepares for waiting until the socket takes more.
-func (w *wire) block() bool {
+// putOff lets the client be silent for stallTimeout from now on.
+func (w *wire) putOff() {
 	w.armed = true
 	w.nc.SetWriteDeadline(time.Now().Add(stallTimeout))
-	return false
-}
-
-// pollers are the threads that wait in soon.
-var pollers atomic.Int32
-
-// soon waits a moment, on the thread itself, until the client has taken what it was sent: the way through Go's scheduler costs a
-// single client half of the speed. Only as many threads as there are processors wait so.
-func soon(fd uintptr) bool {
-	defer pollers.Add(-1)
-	if int(pollers.Add(1)) > runtime.GOMAXPROCS(0) {
-		return false
-	}
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 1)
-	return n > 0 && err == nil
 }
 
 func (w *wire) writeSome(fd uintptr) bool {
@@ -136,7 +111,8 @@ func (w *wire) writeSome(fd uintptr) bool {
 			w.out.buf = w.out.buf[n:]
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return w.block()
+			w.putOff()
+			return false
 		default:
 			w.out.err = errno
 			return true
@@ -144,35 +120,6 @@ func (w *wire) writeSome(fd uintptr) bool {
 	}
 	return true
 }
-
-func (w *wire) sendSome(fd uintptr) bool {
-	for w.left > 0 {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDFILE, fd, uintptr(w.src), uintptr(unsafe.Pointer(&w.off)), uintptr(w.left), 0, 0)
-		switch {
-		case errno == unix.EINTR:
-		case errno == unix.EAGAIN:
-			if soon(fd) {
-				continue
-			}
-			return w.block()
-		case errno != 0:
-			w.out.err = &fileError{errno}
-			return true
-		case n == 0:
-			w.out.err = &fileError{io.ErrUnexpectedEOF}
-			return true
-		default:
-			w.left -= int(n)
-		}
-	}
-	return true
-}
-
-// fileError may be the image's fault as well as the connection's: sendfile does not tell.
-type fileError struct{ err error }
-
-func (e *fileError) Error() string { return "sendfile: " + e.err.Error() }
-func (e *fileError) Unwrap() error { return e.err }
 
 // read is as of source.
 func (w *wire) read(p []byte) (int, *readBuffer, error) {

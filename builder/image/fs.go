@@ -70,6 +70,15 @@ func (f imageFS) walk(name string, follow bool) (*Inode, error) {
 	return at, nil
 }
 
+// Find follows a path from the root, symlinks too, inside the image; "" is the root. Errors are those of the system: fs.ErrNotExist,
+// syscall.ENOTDIR, syscall.ELOOP.
+func (img *Image) Find(path string) (*Inode, error) {
+	if path = strings.Trim(path, "/"); path == "" {
+		path = "."
+	}
+	return imageFS{img}.walk(path, true)
+}
+
 func (f imageFS) find(op, name string, follow bool) (*Inode, error) {
 	i, err := f.walk(name, follow)
 	if err != nil {

@@ -17,7 +17,7 @@ func TestImportDirection(t *testing.T) {
 	under := func(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, dir+"/") }
 
 	// What each layer may import of this module, besides the standard library and other people's.
-	sources := []string{"netroot/builder/apt", "netroot/builder/yum", "netroot/builder/iso", "netroot/builder/copytree"}
+	sources := []string{"netroot/builder/apt", "netroot/builder/yum", "netroot/builder/copytree"}
 	protocols := []string{"netroot/boot/proxydhcp", "netroot/boot/tftp", "netroot/boot/httpd", "netroot/boot/nfs"}
 	pure := []string{"netroot/builder/tree", "netroot/builder/lock", "netroot/builder/deb", "netroot/builder/strictyaml", "netroot/builder/progress", "netroot/boot/pxelinux", "netroot/boot/neighbor", "netroot/boot/portowner", "netroot/boot/privilege", "netroot/boot/sendfile"}
 
@@ -54,6 +54,9 @@ func TestImportDirection(t *testing.T) {
 			if imp == "netroot/boot/dnsmasq" && !under(pkg, "netroot/cmd") {
 				t.Errorf("%s imports %s: what serves reads netroot.yaml only", pkg, imp)
 			}
+			if pkg == "netroot/builder/iso" && imp != "netroot/builder/image" {
+				t.Errorf("%s imports %s: it reads ISOs into images, and knows nothing else", pkg, imp)
+			}
 			if watchers := []string{"netroot/boot/nodes", "netroot/boot/metrics"}; slices.Contains(watchers, imp) {
 				for _, p := range protocols {
 					if under(pkg, p) {
@@ -71,7 +74,7 @@ func TestImportDirection(t *testing.T) {
 			}
 			if under(pkg, "netroot/boot") && under(imp, "netroot/builder") {
 				switch imp {
-				case "netroot/builder/store", "netroot/builder/image", "netroot/builder/strictyaml", "netroot/builder/atomicfile":
+				case "netroot/builder/store", "netroot/builder/image", "netroot/builder/iso", "netroot/builder/strictyaml", "netroot/builder/atomicfile":
 				default:
 					t.Errorf("%s imports %s: of the builder, the server sees the store and its images only", pkg, imp)
 				}

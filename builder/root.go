@@ -30,7 +30,8 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 	if err := os.Chtimes(filepath.Join(session.Tree(), "usr"), root.newest, root.newest); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", r.Name, err)
 	}
-	if err := customize.Apply(ctx, r, session, b.log()); err != nil {
+	provided, err := customize.Apply(ctx, r, session, b.log())
+	if err != nil {
 		return nil, fmt.Errorf("customize %s: %w", r.Name, err)
 	}
 
@@ -45,7 +46,7 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		return findings, err
 	}
 
-	m.Arch, m.Cmdline, m.Writable, m.OverlaySize, m.Notes = pins.Arch, r.Kernel.Cmdline, r.Root.Writable, r.Root.Size, root.notes
+	m.Arch, m.Cmdline, m.Writable, m.OverlaySize, m.Notes = pins.Arch, r.Kernel.Cmdline, r.Root.Writable, r.Root.Size, append(root.notes, provided...)
 	b.Progress.Step("writing the initramfs and the image")
 	var stats image.Stats
 	g, ctx := errgroup.WithContext(ctx)

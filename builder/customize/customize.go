@@ -7,8 +7,10 @@
 // netroot's own parts tell the server how far the machine has come, keep the address lease alive, and keep everybody's hands
 // off the interface that the root comes over. They are in the folder root beside this file, as they lie in a root.
 //
-// Limits: the parts that run after init are systemd units. On a root with another init the scripts are there, but nothing calls
-// them: such a machine boots, and reports no stage after switch-root. Users are made by the root's own useradd, groupadd and
+// A root made of packages alone also lacks what an installer would have written (family.go); what is provided is told.
+//
+// Limits: the parts that run after init are systemd units or init scripts. On a root with neither the scripts are there, but nothing
+// calls them: such a machine boots, and reports no stage after switch-root. Users are made by the root's own useradd, groupadd and
 // chpasswd, services are enabled by its systemctl, update-rc.d or chkconfig; a root that lacks them cannot have any.
 package customize
 
@@ -29,13 +31,15 @@ import (
 	"netroot/builder/tree"
 )
 
-// Apply makes the root of session s what rec says. Nothing but the session's own layer is written to.
-func Apply(ctx context.Context, rec *recipe.Recipe, s *chroot.Session, log *slog.Logger) error {
+// Apply makes the root of session s what rec says. Nothing but the session's own layer is written to. It returns what it provided
+// that neither a package nor the recipe has.
+func Apply(ctx context.Context, rec *recipe.Recipe, s *chroot.Session, log *slog.Logger) ([]string, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	c := customizer{ctx: ctx, rec: rec, root: openRoot(s.Root()), run: s.Run, log: log}
-	return c.apply()
+	err := c.apply()
+	return c.notes, err
 }
 
 type customizer struct {
@@ -44,6 +48,8 @@ type customizer struct {
 	root rootDir
 	run  func(context.Context, chroot.Command) error
 	log  *slog.Logger
+
+	notes []string
 }
 
 func (c *customizer) apply() error {
@@ -56,6 +62,8 @@ func (c *customizer) apply() error {
 		{"host name", func() error { return c.root.hostname(c.rec) }},
 		{"services", c.services},
 		{"netroot's own parts", func() error { return c.root.diskless(c.rec) }},
+		{"writable folders", func() error { return c.root.writable(c.rec) }},
+		{"what an installer leaves behind", c.provide},
 		{"hooks", c.hooks},
 		{"what finds nothing to do", func() error { return c.root.trim(c.rec) }},
 		{"seal", func() error { return c.root.seal(c.rec) }},
@@ -67,8 +75,8 @@ func (c *customizer) apply() error {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
-	if !c.root.hasSystemd() {
-		c.log.Warn("the root has no systemd: its machines will report no stage after switch-root")
+	if !c.root.hasSystemd() && !c.root.exists("/etc/init.d/netroot") {
+		c.log.Warn("the root has neither systemd nor /etc/init.d: its machines will report no stage after switch-root, and renew no lease")
 	}
 	return nil
 }

@@ -16,14 +16,15 @@ import (
 	"netroot/builder/tree"
 )
 
-// parts is netroot's own share of a root, as it lies there. What is in usr/lib/netroot is executable.
+// parts is netroot's own share of a root, as it lies there. What is in usr/lib/netroot and etc/init.d is executable.
 //
 //go:embed all:root
 var parts embed.FS
 
 const (
-	scripts = "/usr/lib/netroot/"
-	units   = "/usr/lib/systemd/system/"
+	scripts     = "/usr/lib/netroot/"
+	initScripts = "/etc/init.d/"
+	units       = "/usr/lib/systemd/system/"
 )
 
 // wants says which target starts each unit.
@@ -132,7 +133,13 @@ func (r rootDir) diskless(rec *recipe.Recipe) error {
 			return err
 		}
 		dst := strings.TrimPrefix(name, "root")
-		if !systemd && !strings.HasPrefix(dst, scripts) {
+		switch {
+		case strings.HasPrefix(dst, scripts):
+		case strings.HasPrefix(dst, initScripts):
+			if systemd || !r.exists(initScripts) {
+				return nil
+			}
+		case !systemd:
 			return nil
 		}
 		data, err := parts.ReadFile(name)
@@ -140,7 +147,7 @@ func (r rootDir) diskless(rec *recipe.Recipe) error {
 			return err
 		}
 		a := attributes{mode: 0o644}
-		if strings.HasPrefix(dst, scripts) {
+		if strings.HasPrefix(dst, scripts) || strings.HasPrefix(dst, initScripts) {
 			a.mode = 0o755
 		}
 		return r.write(dst, strings.NewReader(string(data)), a)

@@ -98,7 +98,7 @@ hooks:
     script: "#!/bin/bash\necho $BASH_VERSION | grep -q . && echo bash >>/etc/netroot-hook"
 `)
 	var log bytes.Buffer
-	if err := Apply(t.Context(), rec, s, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+	if _, err := Apply(t.Context(), rec, s, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
 		t.Fatal(err)
 	}
 	for script, want := range map[string]string{
@@ -198,7 +198,7 @@ func TestApplyFailures(t *testing.T) {
 		"users: [{name: a, shell: /bin/nosuchshell}]":                               {"users: a", "no shell /bin/nosuchshell"},
 		"files: [{path: /etc/x, content: x, owner: 'nobodyhere:root'}]":             {"files: /etc/x", "no user nobodyhere"},
 	} {
-		err := Apply(t.Context(), load(t, fault+"\n"), s, nil)
+		_, err := Apply(t.Context(), load(t, fault+"\n"), s, nil)
 		if err == nil {
 			t.Errorf("%s: no error", fault)
 			continue
@@ -214,7 +214,7 @@ func TestApplyFailures(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Apply(ctx, load(t, ""), s, nil); err != context.Canceled {
+	if _, err := Apply(ctx, load(t, ""), s, nil); err != context.Canceled {
 		t.Errorf("cancelled: %v", err)
 	}
 }

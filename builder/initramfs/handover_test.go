@@ -67,3 +67,34 @@ func TestNameInHosts(t *testing.T) {
 		}
 	}
 }
+
+// initscripts must find no file for the card that / comes over, whatever the file is called, and keep those of others.
+func TestSpareIfcfg(t *testing.T) {
+	files := map[string]string{
+		"ifcfg-lo": "DEVICE=lo\n", "ifcfg-eth0": "DEVICE=eth0\nONBOOT=no\n", "ifcfg-eth1": "ONBOOT=yes\nBOOTPROTO=dhcp", "ifcfg-office": "DEVICE=\"eth1\"\n",
+		"ifcfg-lan": "# copied\nHWADDR='00:20:38:03:37:6C'\nIPADDR=10.1.2.3\n", "ifcfg-eth1:0": "DEVICE=eth1:0\n",
+	}
+	for _, shell := range shells(t) {
+		var script strings.Builder
+		script.WriteString("cd \"$new/etc\"; mkdir -p sysconfig/network-scripts; cd sysconfig/network-scripts\n")
+		for name, text := range files {
+			script.WriteString("printf '%s' " + quote(text) + " >" + name + "\n")
+		}
+		root, run := handOver(t, shell, script.String()+"card=eth1 mac=00:20:38:03:37:6c; spare_ifcfg")
+		for name, stays := range map[string]bool{"ifcfg-lo": true, "ifcfg-eth0": true, "ifcfg-eth1": false, "ifcfg-office": false, "ifcfg-lan": false, "ifcfg-eth1:0": true} {
+			if _, err := os.Stat(root + "/etc/sysconfig/network-scripts/" + name); (err == nil) != stays {
+				t.Errorf("%s: %s: %v", shell[0], name, err)
+			}
+			if !stays {
+				wantFile(t, run+"/netroot/"+name, files[name])
+			}
+		}
+	}
+}
+
+func TestNameInSysconfig(t *testing.T) {
+	for _, shell := range shells(t) {
+		root, _ := handOver(t, shell, "mkdir -p \"$new/etc/sysconfig\"; printf 'NETWORKING=yes\\nHOSTNAME=image\\nGATEWAY=10.0.0.1' >\"$new/etc/sysconfig/network\"; hostname=vmegr; name_network")
+		wantFile(t, root+"/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=vmegr\nGATEWAY=10.0.0.1\n")
+	}
+}

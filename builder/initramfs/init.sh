@@ -6,7 +6,7 @@
 #   root=nfs:[SERVER:]/PATH[:OPTIONS]   root=[SERVER:]/PATH[,OPTIONS]   root=/dev/nfs nfsroot=[SERVER:]/PATH[,OPTIONS]
 #   ip=dhcp   ip=CARD:dhcp   ip=CLIENT:[PEER]:GATEWAY:MASK:[HOST]:[CARD]:none[:DNS1[:DNS2]]
 #   BOOTIF=01-MAC   bootdev=CARD   ifname=CARD:MAC   nameserver=ADDRESS   ro rw init=PROGRAM
-#   rd.overlay[=tmpfs:size=50%]   rd.break[=STAGE]   rd.shell   rd.debug   rd.retry=SECONDS   rd.peerdns=0
+#   rd.overlay[=tmpfs:size=50%|=bind:size=50%]   rd.break[=STAGE]   rd.shell   rd.debug   rd.retry=SECONDS   rd.peerdns=0
 #   rd.net.timeout.iflink= rd.net.timeout.carrier= rd.net.timeout.dhcp=SECONDS   rd.net.dhcp.retry=N
 # and its own:
 #   rd.reboot=SECONDS (0: never)   netroot.image=IMAGE@GENERATION   netroot.hostname=NAME   netroot.shell=TTY
@@ -305,8 +305,8 @@ nfs_options() {
 # overlay_options: for the tmpfs that takes the changes
 overlay_options() {
 	case $overlay in
-	tmpfs) echo mode=0755,size=50% ;;
-	tmpfs:*) echo "mode=0755,${overlay#tmpfs:}" ;;
+	tmpfs | bind) echo mode=0755,size=50% ;;
+	tmpfs:* | bind:*) echo "mode=0755,${overlay#*:}" ;;
 	*) return 1 ;;
 	esac
 }
@@ -587,7 +587,10 @@ configure_static() {
 
 start_network() {
 	find_cards
-	modprobe -a -q -- nfs nfsv3 ${overlay:+overlay} 2>/dev/null & # while the link comes up
+	case $overlay in
+	tmpfs*) modprobe -a -q -- nfs nfsv3 overlay ;;
+	*) modprobe -a -q -- nfs nfsv3 ;;
+	esac 2>/dev/null & # while the link comes up
 	wait_for_carrier
 	"configure_$method"
 	mac=$(mac_of "$card")
@@ -683,10 +686,14 @@ mount_nfs() {
 	esac
 	lower=$new
 	if [ -n "$overlay" ]; then
-		overlay_options >/dev/null || give_up "rd.overlay=$overlay is not understood" "use rd.overlay or rd.overlay=tmpfs:size=50%"
+		overlay_options >/dev/null || give_up "rd.overlay=$overlay is not understood" "use rd.overlay, rd.overlay=tmpfs:size=50% or rd.overlay=bind:size=50%"
+	fi
+	case $overlay in
+	tmpfs*)
 		lower=$keep/ro
 		mkdir -p "$lower"
-	fi
+		;;
+	esac
 	end=$(($(uptime) + retry))
 	until try_mount; do
 		explain_mount || final=''
@@ -707,8 +714,63 @@ mount_overlay() {
 	[ -n "$overlay" ] || return 0
 	mkdir -p "$keep/rw"
 	mount -t tmpfs -o "$(overlay_options)" netroot "$keep/rw" || give_up "no memory file system for the changes: $(overlay_options)" "check the size in rd.overlay="
+	case $overlay in
+	bind*)
+		copy_folders
+		return
+		;;
+	esac
 	mkdir "$keep/rw/upper" "$keep/rw/work"
-	mount -t overlay -o "lowerdir=$lower,upperdir=$keep/rw/upper,workdir=$keep/rw/work" netroot "$new" || give_up "this kernel cannot put an overlay over NFS" "leave rd.overlay out: the root is then read-only"
+	mount -t overlay -o "lowerdir=$lower,upperdir=$keep/rw/upper,workdir=$keep/rw/work" netroot "$new" || give_up "this kernel cannot put an overlay over NFS" "use rd.overlay=bind (writable: bind in the recipe), or leave rd.overlay out: the root is then read-only"
+}
+
+# copy_folders: what a kernel without overlayfs can do (2.6.32 of EL6): copies of some folders in memory are put over those of the
+# root. Which ones the root says itself; for one that does not, those that programs write to.
+copy_folders() {
+	local folder list="$new/usr/lib/netroot/folders"
+	if [ ! -r "$list" ]; then
+		list=$keep/folders
+		printf '%s\n' /etc /var /root /tmp /home >"$list"
+	fi
+	while read -r folder; do
+		case $folder in
+		/?*) copy_folder "$folder" ;;
+		esac
+	done <"$list"
+	rm -f /run/cp.log
+}
+
+# copy_folder FOLDER. A link is left alone: an absolute one means something else here than in the root.
+copy_folder() {
+	local line said='' lost=0 copy="$keep/rw$1" size
+	size=$(overlay_options)
+	if [ -L "$new$1" ] || [ ! -d "$new$1" ]; then
+		say "nothing can be written to $1: it is no folder of the root"
+		return 0
+	fi
+	mkdir -p "${copy%/*}"
+	if ! cp -a "$new$1" "$copy" >/run/cp.log 2>&1; then
+		while read -r line; do
+			case $line in
+			*"o space left"*) give_up "$1 of the root does not fit into the memory for changes (${size#*size=} of $(memory))" \
+				"allow more with size: below root: in the recipe (rd.overlay=bind:size=80% on the kernel command line), take $1 out of folders:, or make it smaller in the image" ;;
+			esac
+			said=${said:-$line}
+			lost=$((lost + 1))
+		done </run/cp.log
+		say "of $1 could not all be copied ($lost messages): $said"
+	fi
+	mount --bind "$copy" "$new$1" || give_up "the copy of $1 cannot be put over the root's" "leave rd.overlay=bind out: the root is then read-only"
+}
+
+# memory: how much the machine has
+memory() {
+	local key value
+	while read -r key value; do
+		case $key in
+		MemTotal:) echo "$((${value%% *} / 1024)) MB" ;;
+		esac
+	done </proc/meminfo
 }
 
 # put FILE COPY: replaces a file of the root by one of /run/netroot. A read-only root gets it bound over the file it has.
@@ -727,6 +789,43 @@ spare_card() {
 	printf '[Match]\nType=ether\nMACAddress=%s\n[Link]\nNamePolicy=keep\nAlternativeNamesPolicy=database onboard slot path\n' "$mac" >/run/systemd/network/00-netroot.link
 	printf '[Match]\nName=%s\n[Link]\nUnmanaged=yes\nRequiredForOnline=no\n' "$card" >/run/systemd/network/00-netroot.network
 	printf '[keyfile]\nunmanaged-devices=interface-name:%s\n' "$card" >/run/NetworkManager/conf.d/00-netroot.conf
+}
+
+# spare_ifcfg: the same for initscripts. "service network restart" takes down every card that has an ifcfg file, and ifup sets one
+# up anew; ifcfg files of the card that / comes over are therefore put where nobody looks for them.
+spare_ifcfg() {
+	local file line device hwaddr
+	for file in "$new"/etc/sysconfig/network-scripts/ifcfg-*; do
+		[ -f "$file" ] || continue
+		device=${file##*/ifcfg-} hwaddr=''
+		while read -r line || [ -n "$line" ]; do
+			line=${line%\"} line=${line%\'}
+			case $line in
+			DEVICE=*) line=${line#DEVICE=} line=${line#\"} device=${line#\'} ;;
+			HWADDR=*) line=${line#HWADDR=} line=${line#\"} hwaddr=$(lower "${line#\'}") ;;
+			esac
+		done <"$file"
+		[ "$device" = "$card" ] || [ "$hwaddr" = "$mac" ] || continue
+		cat "$file" >"$keep/${file##*/}"
+		if ! rm -f "$file" 2>/dev/null; then
+			printf 'DEVICE=%s\nONBOOT=no\nNM_CONTROLLED=no\n' "$card" >"$keep/ifcfg"
+			put "${file#"$new"}" "$keep/ifcfg"
+		fi
+		say "${file##*/} is put aside, in /run/netroot: / comes over $card"
+	done
+}
+
+# name_network: HOSTNAME in /etc/sysconfig/network, which rc.sysinit takes rather than what it finds set
+name_network() {
+	local line
+	[ -f "$new/etc/sysconfig/network" ] || return 0
+	while read -r line || [ -n "$line" ]; do
+		case $line in
+		HOSTNAME=*) line=HOSTNAME=$hostname ;;
+		esac
+		printf '%s\n' "$line"
+	done <"$new/etc/sysconfig/network" >"$keep/network"
+	put /etc/sysconfig/network "$keep/network"
 }
 
 # name_hosts: the line of /etc/hosts with the machine's own name, which may be another than the image's. sudo wants to find it.
@@ -775,11 +874,13 @@ hand_over() {
 		done
 	} >"$keep/resolv.conf"
 	spare_card
+	spare_ifcfg
 	if [ -n "$hostname" ]; then
 		echo "$hostname" >/proc/sys/kernel/hostname
 		echo "$hostname" >"$keep/hostname"
 		put /etc/hostname "$keep/hostname"
 		name_hosts
+		name_network
 	fi
 	# shellcheck disable=SC2012 # the target of one link; readlink is not in the initramfs
 	one=''

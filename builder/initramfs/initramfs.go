@@ -61,7 +61,7 @@ type Report struct {
 }
 
 // programs that /init calls and cannot do without. Everything else it does with what every POSIX shell has built in.
-var programs = [...]string{"sh", "mount", "umount", "switch_root", "modprobe", "ip", "sleep", "mkdir", "cat", "rm", "chroot", "setsid"}
+var programs = [...]string{"sh", "mount", "umount", "switch_root", "modprobe", "ip", "sleep", "mkdir", "cat", "cp", "rm", "chroot", "setsid"}
 
 // comforts are for whoever lands in the rescue shell.
 var comforts = [...]string{"ls", "dmesg", "ping"}
@@ -99,6 +99,8 @@ func Write(w io.Writer, opt Options) (Report, error) {
 	for _, d := range []string{"dev", "proc", "sys", "run", "sysroot", "tmp"} {
 		a.entries[d] = entry{name: d, mode: modeDir | 0o755}
 	}
+	// What mount(8) of EL6 needs to be told, that there is no list of mounts to write to.
+	a.add(entry{name: "etc/mtab", mode: modeSymlink | 0o777, data: []byte("/proc/mounts")})
 	a.add(entry{name: "dev/console", mode: modeChar | 0o600, major: 5, minor: 1}) // before /init mounts devtmpfs
 	a.add(entry{name: "dev/null", mode: modeChar | 0o666, major: 1, minor: 3})
 	if a.err != nil {

@@ -49,6 +49,7 @@ var (
 	serviceRE   = regexp.MustCompile(servicePattern)
 	hookRE      = regexp.MustCompile(hookPattern)
 	sizeRE      = regexp.MustCompile(sizePattern)
+	foldersRE   = regexp.MustCompile(foldersPattern)
 	rpmRE       = regexp.MustCompile(rpmPattern)
 	releaseRE   = regexp.MustCompile(releasePattern)
 	groupRE     = regexp.MustCompile(groupPattern)
@@ -138,8 +139,7 @@ func (c *checker) scalars() {
 			c.at("$.hostname", "%v", err)
 		}
 	}
-	c.given("$.root.writable", c.Root.Writable)
-	c.word("$.root.size", c.Root.Size, sizeRE, "a size: a share of the memory (50%) or an amount (512m, 2g)")
+	c.root()
 }
 
 func (c *checker) from() {
@@ -383,6 +383,7 @@ func checkMerged(parts []part, r *Recipe) error {
 	}
 	errs = append(errs, checkNames(parts, r)...)
 	errs = append(errs, checkMedium(parts, r)...)
+	errs = append(errs, checkFolders(parts, r)...)
 	if len(r.Packages) == 0 && !r.Medium() {
 		missing("$", "packages", "a machine needs at least a kernel and an init, as in: packages: [linux-image-amd64, systemd-sysv, iproute2, isc-dhcp-client]")
 	}

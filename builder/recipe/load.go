@@ -213,6 +213,7 @@ func merge(base, r *Recipe) {
 	over(&base.Hostname, r.Hostname)
 	over(&base.Root.Writable, r.Root.Writable)
 	over(&base.Root.Size, r.Root.Size)
+	base.Root.Folders = union(base.Root.Folders, r.Root.Folders)
 	if r.From.Apt != nil {
 		if base.From.Apt == nil {
 			base.From = From{Apt: &Apt{}}
@@ -270,6 +271,9 @@ func fillIn(r *Recipe) {
 	}
 	def(&r.Root.Writable, "overlay")
 	def(&r.Root.Size, "50%")
+	if r.Root.Folders = outermost(r.Root.Folders); r.Root.Writable == "bind" && len(r.Root.Folders) == 0 {
+		r.Root.Folders = bindFolders
+	}
 	def(&r.Hostname, strings.Trim(strings.ReplaceAll(r.Name, ".", "-"), "-"))
 	for i := range r.Files {
 		def(&r.Files[i].Mode, "0644")

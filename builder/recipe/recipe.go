@@ -82,8 +82,9 @@ type Kernel struct {
 
 // Root says how the machine sees its root.
 type Root struct {
-	Writable string `yaml:"writable" jsonschema:"enum=overlay,enum=bind,enum=no" jsonschema_description:"overlay: changes go to memory (the default). bind: the same for kernels without overlayfs. no: read-only."`
-	Size     string `yaml:"size,literal" jsonschema_description:"Limit of the memory that changes may take: a share of the whole (50%, the default) or a size (512m, 2g)."`
+	Writable string   `yaml:"writable" jsonschema:"enum=overlay,enum=bind,enum=no" jsonschema_description:"overlay: changes go to memory (the default). bind: the same for kernels without overlayfs. no: read-only."`
+	Size     string   `yaml:"size,literal" jsonschema_description:"Limit of the memory that changes may take: a share of the whole (50%, the default) or a size (512m, 2g)."`
+	Folders  []string `yaml:"folders" jsonschema_description:"With bind: the folders that can be written to. Each is copied into memory at boot, so that large ones cost time and memory. Left out, /etc, /var, /root, /tmp, /home, /mnt and /media."`
 }
 
 // A File is put into the root.

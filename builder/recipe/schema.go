@@ -156,7 +156,10 @@ func (Kernel) JSONSchemaExtend(s *jsonschema.Schema) {
 	items(s, "cmdline", strictyaml.ParameterPattern)
 }
 
-func (Root) JSONSchemaExtend(s *jsonschema.Schema) { text(s, "size", sizePattern) }
+func (Root) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "size", sizePattern)
+	items(s, "folders", foldersPattern)
+}
 
 func (File) JSONSchemaExtend(s *jsonschema.Schema) {
 	text(s, "path", pathPattern)

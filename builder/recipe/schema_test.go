@@ -93,7 +93,7 @@ func TestSchemaRefusesWhatLoadRefuses(t *testing.T) {
 	s := compileSchema(t)
 	onlyLoad := []string{
 		"include-bad", "include-cycle", "include-cycle-b", "include-gone", "include-self", // in other files
-		"reserved-name", "merge-key", "second-document", "include-noname",
+		"reserved-name", "merge-key", "second-document", "include-noname", "folders-overlay",
 	}
 	files, err := filepath.Glob("testdata/bad/*.yaml")
 	if err != nil {

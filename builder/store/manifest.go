@@ -37,7 +37,7 @@ type Manifest struct {
 	OverlaySize   string          `json:"overlay_size"` // limit of the overlay's tmpfs, as in the recipe
 	Parts         map[string]Part `json:"parts"`
 	Lock          *lock.Lock      `json:"lock"`
-	Notes         []string        `json:"notes,omitempty"` // what went wrong in the build without stopping it
+	Notes         []string        `json:"notes,omitempty"` // what went wrong in the build without stopping it, and what it provided by itself
 }
 
 // A Part is one file of a generation.

@@ -130,6 +130,9 @@ func (c *cli) showCommand() *cobra.Command {
 			for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot} {
 				row(part, "%s  sha256 %s", megabytes(m.Parts[part].Size), m.Parts[part].SHA256)
 			}
+			for _, note := range m.Notes {
+				row("note", "%s", note)
+			}
 			if m.Lock != nil {
 				row("packages", "%d, %s as downloaded", len(m.Lock.Packages), megabytes(m.Lock.Size()))
 				for _, p := range m.Lock.Packages {

@@ -75,6 +75,7 @@ var checks = []struct {
 	{"init", initProgram},
 	{"kernel", kernel},
 	{"nfs-modules", nfsModules},
+	{"writable-folders", copiedFolders},
 	{"fstab", fstab},
 	{"resolv.conf", resolvConf},
 	{"nsswitch", nsswitch},
@@ -137,12 +138,23 @@ func nfsModules(root fs.FS) (string, string, Severity) {
 	if err != nil {
 		return err.Error(), "run depmod in the root, or install the kernel's whole package", Error
 	}
-	for _, name := range []string{"nfsv3", "overlay"} {
-		if !modules.Has(name) {
-			return fmt.Sprintf("kernel %s has no module %s, built in or loadable", release, name), "take a kernel with NFS client and overlay support", Error
-		}
+	// Before Linux 3.6 the client of version 3 was in the module nfs itself.
+	if !modules.Has("nfsv3") && !(modules.Has("nfs") && before(release, 3, 6)) {
+		return fmt.Sprintf("kernel %s has no module nfsv3, built in or loadable", release), "take a kernel with NFS client support", Error
+	}
+	if !modules.Has("overlay") && bindFolders(root) == nil {
+		return fmt.Sprintf("kernel %s has no module overlay, built in or loadable", release), "write `root: {writable: bind}` in the recipe, or take a kernel with overlayfs", Error
 	}
 	return "", "", ""
+}
+
+// before tells that a kernel's release is older than a version.
+func before(release string, major, minor int) bool {
+	var a, b int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &a, &b); n < 2 {
+		return false
+	}
+	return a < major || a == major && b < minor
 }
 
 // fstab must not name local disks: their device units would time out at boot.

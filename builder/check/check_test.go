@@ -91,6 +91,15 @@ func TestFindings(t *testing.T) {
 		{"nfs-modules", "no module nfsv3", Error, func(r fstest.MapFS) {
 			r["lib/modules/"+release+"/modules.dep"] = file("kernel/fs/overlayfs/overlay.ko:\n", 0o644)
 		}},
+		{"nfs-modules", "no module overlay", Error, func(r fstest.MapFS) {
+			r["lib/modules/"+release+"/modules.dep"] = file("kernel/fs/nfs/nfsv3.ko:\n", 0o644)
+		}},
+		{"writable-folders", "into memory /var of 94 MB (/var/cache/yum alone has 67)", Warning, func(r fstest.MapFS) {
+			r[folderList] = file("# all\n/var\n/etc\n", 0o644)
+			r["var/cache/yum/a"] = file(strings.Repeat("x", 64<<20), 0o644)
+			r["var/lib/rpm/Packages"] = file(strings.Repeat("x", 26<<20), 0o644)
+		}},
+		{"writable-folders", "/home is to be writable, and is not there", Warning, func(r fstest.MapFS) { r[folderList] = file("/home\n", 0o644) }},
 		{"fstab", "/dev/sda1 on /", Error, func(r fstest.MapFS) { r["etc/fstab"] = file("/dev/sda1 / ext4 defaults 0 1\n", 0o644) }},
 		{"fstab", "UUID=12-34 on /boot", Error, func(r fstest.MapFS) { r["etc/fstab"] = file("UUID=12-34 /boot vfat defaults 0 1\n", 0o644) }},
 		{"resolv.conf", "missing", Warning, func(r fstest.MapFS) { delete(r, "etc/resolv.conf") }},
@@ -131,6 +140,10 @@ func TestNotWrong(t *testing.T) {
 			"etc/resolv.conf":                      link("../run/systemd/resolve/stub-resolv.conf"),
 			"usr/lib/systemd/systemd-resolved":     file("", 0o755),
 			"lib/systemd/systemd-resolved-comment": file("", 0o644),
+		},
+		"a kernel without overlayfs, and no need of it": {
+			"lib/modules/" + release + "/modules.dep": file("kernel/fs/nfs/nfsv3.ko:\n", 0o644),
+			folderList: file("/etc\n", 0o644),
 		},
 		"resolvconf":        {"etc/resolv.conf": link("/run/resolvconf/resolv.conf")},
 		"no nsswitch.conf":  {"etc/nsswitch.conf": nil},

@@ -165,6 +165,10 @@ func (c *customizer) user(u *recipe.User) error {
 		if err := c.need("useradd", "passwd"); err != nil {
 			return err
 		}
+		// Distributions have groups that wait for a user of the same name (Debian: operator, staff).
+		if _, ok := c.root.group(u.Name); ok {
+			args = append(args, "--gid", u.Name)
+		}
 		args = append([]string{"useradd", "--create-home"}, append(args, u.Name)...)
 	case len(args) > 0:
 		if err := c.need("usermod", "passwd"); err != nil {

@@ -82,6 +82,7 @@ func TestApply(t *testing.T) {
 hostname: labhost
 users:
   - {name: root, ssh_keys: ["`+key+`"], password: "!"}
+  - {name: operator}
   - {name: beamline, uid: 4321, groups: [adm, newgroup], password: "`+hash+`", ssh_keys: ["`+key+`"]}
 files:
   - {path: /etc/netroot-test.service, content: "x", owner: beamline:newgroup}
@@ -102,10 +103,11 @@ hooks:
 		t.Fatal(err)
 	}
 	for script, want := range map[string]string{
-		"getent passwd beamline":                                                              "beamline:x:4321:4321::/home/beamline:/bin/bash\n",
-		"id -nG beamline":                                                                     "beamline adm newgroup\n",
-		"getent shadow beamline | cut -d: -f2":                                                hash + "\n",
-		"getent shadow root | cut -d: -f2":                                                    "!\n",
+		"getent passwd beamline":               "beamline:x:4321:4321::/home/beamline:/bin/bash\n",
+		"id -nG beamline":                      "beamline adm newgroup\n",
+		"getent shadow beamline | cut -d: -f2": hash + "\n",
+		"id -gn operator":                      "operator\n",
+		"getent shadow root | cut -d: -f2":     "!\n",
 		"stat -c '%a %U:%G' ~beamline/.ssh ~beamline/.ssh/authorized_keys":                    "700 beamline:beamline\n600 beamline:beamline\n",
 		"stat -c '%a %U:%G' /etc/netroot-test.service":                                        "644 beamline:newgroup\n",
 		"cat /root/.ssh/authorized_keys":                                                      key + "\n",

@@ -42,7 +42,7 @@ func TestE2EBind(t *testing.T) {
 	folders := "/etc /var /root /tmp /home /mnt /media"
 	s.expect(t, "for d in "+folders+"; do echo x >$d/e2e && echo $d $(findmnt -no FSTYPE -T $d); done", strings.ReplaceAll(folders, " ", " tmpfs\n")+" tmpfs")
 	s.expect(t, "for d in /usr /opt /srv /boot /; do touch $d/e2e 2>/dev/null && echo $d; done; echo none", "none")
-	s.expect(t, "stat -c '%a %U:%G' /etc/shadow /var/mail /tmp /root /home/operator", "640 root:shadow\n2775 root:mail\n1777 root:root\n700 root:root\n700 operator:operator")
+	s.expect(t, "stat -c '%a %U:%G' /etc/shadow /var/mail /tmp /root /home/operator", "640 root:shadow\n2775 root:mail\n1777 root:root\n700 root:root\n755 operator:operator")
 	s.expect(t, "getent hosts "+secretName, secretAddress+`\s+`+secretName)
 	s.expect(t, "dpkg -V base-files passwd openssh-server; useradd -m somebody && su somebody -c 'id -un; pwd'", "somebody\n/")
 	s.expect(t, "systemctl is-system-running --wait; systemctl --failed --no-legend", "running")

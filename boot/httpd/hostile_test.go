@@ -3,15 +3,19 @@ package httpd
 import (
 	"bufio"
 	"bytes"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -130,6 +134,54 @@ func TestHostileClients(t *testing.T) {
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("another client waited for %v", took)
+	}
+}
+
+var malformed = flag.Int("malformed", 30_000, "how many malformed requests TestMalformedRequests sends")
+
+// A flood of requests that are nearly right, and of bytes that are none. Memory stays, and others are served.
+func TestMalformedRequests(t *testing.T) {
+	addr, _ := servePlanted(t)
+	seeds := []string{
+		"GET /file HTTP/1.1\r\nHost: x\r\nRange: bytes=1-3\r\n\r\n", "HEAD /sub/file HTTP/1.0\r\nIf-Modified-Since: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n",
+		"POST /file HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "GET http://[::1]:80/%2e%2e/ HTTP/1.1\r\nHost:\r\n\r\n",
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var wg sync.WaitGroup
+	for client := range 4 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(client), 3))
+			for sent := 0; sent < *malformed/4; {
+				nc, err := net.Dial("tcp4", addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				go io.Copy(io.Discard, nc)
+				nc.SetWriteDeadline(time.Now().Add(10 * time.Second))
+				for err == nil && sent < *malformed/4 { // until the server has had enough of this connection
+					p := []byte(seeds[rnd.IntN(len(seeds))])
+					for range rnd.IntN(4) {
+						p[rnd.IntN(len(p))] = byte(rnd.Uint32())
+					}
+					sent++
+					_, err = nc.Write(p[:rnd.IntN(len(p)+1)])
+				}
+				nc.(*net.TCPConn).SetLinger(0)
+				nc.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if status, body, err := raw(addr, "/file"); err != nil || status != 200 || body != "public" {
+		t.Errorf("another client: %d %q, %v", status, body, err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 {
+		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
 }
 

@@ -35,6 +35,13 @@ func (e *events) Write(p []byte) (int, error) {
 	return e.b.Write(p)
 }
 
+// forget gives the memory back.
+func (e *events) forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.b = bytes.Buffer{}
+}
+
 func (e *events) String() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

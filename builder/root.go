@@ -36,7 +36,7 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 	}
 
 	fsys := os.DirFS(session.Tree())
-	findings := check.Run(fsys)
+	findings := check.Run(fsys, check.Facts{Packages: pins.Packages, Cmdline: r.Kernel.Cmdline, Notes: root.notes})
 	for _, f := range findings {
 		if f.Severity == check.Warning {
 			b.log().Warn(f.Problem, "check", f.Check, "fix", f.Fix)

@@ -14,9 +14,7 @@ import (
 	"slices"
 	"strings"
 
-	"netroot/builder/elf"
-	"netroot/builder/initramfs"
-	"netroot/builder/kmod"
+	"netroot/builder/lock"
 	"netroot/builder/tree"
 )
 
@@ -66,213 +64,128 @@ func Fitness(what string, findings []Finding) error {
 	return nil
 }
 
+// Facts are what is known of a root besides what is in it. All may be left out.
+type Facts struct {
+	Packages []lock.Package // that should be installed
+	Cmdline  []string       // of the kernel
+	Notes    []string       // of the build: scriptlets that failed
+	PCI      []string       // network cards that must work, as VENDOR:DEVICE in hexadecimal (lspci -n)
+}
+
+// A subject is a root that is looked at.
+type subject struct {
+	root fs.FS
+	Facts
+}
+
 // checks in the order in which a booting machine would meet the trouble.
 var checks = []struct {
 	name string
-	run  func(root fs.FS) (problem, fix string, severity Severity)
+	run  func(s subject) (problem, fix string, severity Severity)
 }{
-	{"folders", folders},
-	{"init", initProgram},
-	{"kernel", kernel},
-	{"nfs-modules", nfsModules},
-	{"writable-folders", copiedFolders},
-	{"fstab", fstab},
-	{"resolv.conf", resolvConf},
-	{"nsswitch", nsswitch},
-	{"name-service", nameService},
-	{"persistent-net", persistentNet},
-	{"machine-id", machineID},
+	{"folders", plain(folders)},
+	{"init", plain(initProgram)},
+	{"kernel", plain(kernel)},
+	{"nfs-modules", plain(nfsModules)},
+	{"nic-driver", nicDriver},
+	{"abi", plain(kernelABI)},
+	{"word-size", plain(wordSize)},
+	{"selinux", selinux},
+	{"writable-folders", plain(copiedFolders)},
+	{"readonly-root", plain(readonlyRoot)},
+	{"fstab", plain(fstab)},
+	{"persistent-net", plain(persistentNet)},
+	{"sysconfig-network", plain(sysconfigNetwork)},
+	{"network-service", plain(networkService)},
+	{"network-manager", plain(networkManager)},
+	{"ifcfg", plain(ifcfg)},
+	{"dhclient", plain(dhclient)},
+	{"firewall", plain(firewall)},
+	{"hosts", plain(hosts)},
+	{"resolv.conf", plain(resolvConf)},
+	{"nsswitch", plain(nsswitch)},
+	{"name-service", plain(nameService)},
+	{"name-modules", plain(nameModules)},
+	{"name-cache", plain(nameCache)},
+	{"ld.so.cache", plain(libraryCache)},
+	{"rpm-database", rpmDatabase},
+	{"scriptlets", scriptlets},
+	{"package-files", plain(packageFiles)},
+	{"machine-id", plain(machineID)},
+	{"ssh-host-keys", plain(sshHostKeys)},
+}
+
+// plain is a check that needs nothing but the root.
+func plain(run func(fs.FS) (string, string, Severity)) func(subject) (string, string, Severity) {
+	return func(s subject) (string, string, Severity) { return run(s.root) }
 }
 
 // Run looks at a root and returns what it finds, in the order of a boot. No finding means nothing is known to be wrong.
-func Run(root fs.FS) []Finding {
+func Run(root fs.FS, facts Facts) []Finding {
 	var found []Finding
 	for _, c := range checks {
-		if problem, fix, severity := c.run(root); problem != "" {
+		if problem, fix, severity := c.run(subject{root, facts}); problem != "" {
 			found = append(found, Finding{severity, c.name, problem, fix})
 		}
 	}
 	return found
 }
 
-// folders that the kernel, the initramfs or init mounts something on; a read-only root cannot grow them later.
-func folders(root fs.FS) (string, string, Severity) {
-	var missing []string
-	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp"} {
-		if at, err := tree.Resolve(root, dir); err != nil || !isDir(root, at) {
-			missing = append(missing, "/"+dir)
-		}
+// few names some of many.
+func few(list []string) string {
+	const most = 4
+	if len(list) <= most {
+		return strings.Join(list, ", ")
 	}
-	if missing == nil {
-		return "", "", ""
-	}
-	return strings.Join(missing, ", ") + " missing", "a package that makes the basic folders (base-files, filesystem) is not installed", Error
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
 }
 
-func initProgram(root fs.FS) (string, string, Severity) {
-	for _, name := range []string{"sbin/init", "etc/init", "bin/init"} {
-		at, err := tree.Resolve(root, name)
-		if err != nil {
-			continue
-		}
-		if info, err := fs.Stat(root, at); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return "", "", ""
-		}
-	}
-	return "no /sbin/init that can be run", "add systemd-sysv or another init to `packages`", Error
-}
-
-func kernel(root fs.FS) (string, string, Severity) {
-	if _, _, err := initramfs.Kernel(root, ""); err != nil {
-		return err.Error(), "add a kernel to `packages` (linux-image-amd64, linux-image-686)", Error
-	}
-	return "", "", ""
-}
-
-func nfsModules(root fs.FS) (string, string, Severity) {
-	_, release, err := initramfs.Kernel(root, "")
-	if err != nil {
-		return "", "", "" // told by the check before
-	}
-	modules, err := kmod.Open(root, release)
-	if err != nil {
-		return err.Error(), "run depmod in the root, or install the kernel's whole package", Error
-	}
-	// Before Linux 3.6 the client of version 3 was in the module nfs itself.
-	if !modules.Has("nfsv3") && !(modules.Has("nfs") && before(release, 3, 6)) {
-		return fmt.Sprintf("kernel %s has no module nfsv3, built in or loadable", release), "take a kernel with NFS client support", Error
-	}
-	if !modules.Has("overlay") && bindFolders(root) == nil {
-		return fmt.Sprintf("kernel %s has no module overlay, built in or loadable", release), "write `root: {writable: bind}` in the recipe, or take a kernel with overlayfs", Error
-	}
-	return "", "", ""
-}
-
-// before tells that a kernel's release is older than a version.
-func before(release string, major, minor int) bool {
-	var a, b int
-	if n, _ := fmt.Sscanf(release, "%d.%d", &a, &b); n < 2 {
-		return false
-	}
-	return a < major || a == major && b < minor
-}
-
-// fstab must not name local disks: their device units would time out at boot.
-func fstab(root fs.FS) (string, string, Severity) {
-	data, err := tree.ReadFile(root, "etc/fstab")
-	if err != nil {
-		return "", "", ""
-	}
-	for _, line := range lines(data) {
-		f := strings.Fields(line)
-		if len(f) < 3 || f[2] == "nfs" || f[2] == "nfs4" {
-			continue
-		}
-		if strings.HasPrefix(f[0], "/dev/") || strings.HasPrefix(f[0], "UUID=") || strings.HasPrefix(f[0], "LABEL=") || strings.HasPrefix(f[0], "PARTUUID=") {
-			return fmt.Sprintf("/etc/fstab mounts %s on %s", f[0], f[1]), "a diskless machine has no such disk; take the line out (`files` in the recipe)", Error
-		}
-	}
-	return "", "", ""
-}
-
-// resolvConf must be a place that DHCP's answer can be written to.
-func resolvConf(root fs.FS) (string, string, Severity) {
-	info, err := fs.Lstat(root, "etc/resolv.conf")
-	if err != nil {
-		return "/etc/resolv.conf is missing", "no package owns it; an empty file is enough, DHCP's answer is written into it at boot", Warning
-	}
-	if info.Mode()&fs.ModeSymlink == 0 {
-		if info.Mode().Perm()&0o044 != 0o044 {
-			return fmt.Sprintf("/etc/resolv.conf has mode %#o", info.Mode().Perm()), "only root could resolve names; make it 0644", Error
-		}
-		return "", "", ""
-	}
-	target, err := fs.ReadLink(root, "etc/resolv.conf")
-	if err != nil {
-		return err.Error(), "make it a regular file", Error
-	}
-	if strings.Contains(target, "run/systemd/resolve/") {
-		if !tree.Exists(root, "usr/lib/systemd/systemd-resolved") && !tree.Exists(root, "lib/systemd/systemd-resolved") {
-			return "/etc/resolv.conf points to systemd-resolved, which is not installed", "make it an empty file, or add systemd-resolved to `packages`", Error
-		}
-		return "", "", ""
-	}
-	if strings.Contains(target, "run/") {
-		return "", "", "" // made at boot by resolvconf, NetworkManager, connman
-	}
-	if !tree.Exists(root, "etc/resolv.conf") {
-		return "/etc/resolv.conf points to " + target + ", which is not there", "make it an empty file", Error
-	}
-	return "", "", ""
-}
-
-// hostsSources are the words on the `hosts:` line of nsswitch.conf; none when there is no such line.
-func hostsSources(root fs.FS) []string {
-	data, err := tree.ReadFile(root, "etc/nsswitch.conf")
+// readLines returns the lines of a file; none when it cannot be read.
+func readLines(root fs.FS, name string) []string {
+	data, err := tree.ReadFile(root, name)
 	if err != nil {
 		return nil
 	}
-	for _, line := range lines(data) {
-		if rest, ok := strings.CutPrefix(line, "hosts:"); ok {
-			return strings.Fields(rest)
+	return lines(data)
+}
+
+// value finds what a file of NAME=VALUE lines, as a shell reads them, says last of a name.
+func value(root fs.FS, file, name string) string {
+	found := ""
+	for _, line := range readLines(root, file) {
+		if v, ok := strings.CutPrefix(line, name+"="); ok {
+			found = strings.Trim(v, `"' `)
 		}
 	}
-	return nil
+	return found
 }
 
-func nsswitch(root fs.FS) (string, string, Severity) {
-	sources := hostsSources(root)
-	if sources == nil {
-		return "", "", "" // glibc's own default asks DNS and files
-	}
-	if !slices.Contains(sources, "dns") && !slices.Contains(sources, "resolve") {
-		return "the `hosts:` line of /etc/nsswitch.conf does not ask dns: " + strings.Join(sources, " "), "no name of the network will resolve; add `dns` to it", Error
-	}
-	return "", "", ""
-}
-
-// nameService finds a resolver module that names need and that the C library could not load: missing, or only there
-// for another architecture than the shell's.
-func nameService(root fs.FS) (string, string, Severity) {
-	shell, err := elf.Resolve(root, "/bin/sh")
+// glob lists the names in a folder that match a pattern.
+func glob(root fs.FS, dir, pattern string) []string {
+	at, err := tree.Resolve(root, dir)
 	if err != nil {
-		return err.Error(), "a shell is needed to boot at all: install what it needs", Error
+		return nil
 	}
-	at := slices.IndexFunc(shell.Files, func(name string) bool { return path.Base(name) == "libc.so.6" })
-	if at < 0 {
-		return "", "", "" // another C library: no name service switch
+	entries, err := fs.ReadDir(root, at)
+	if err != nil {
+		return nil
 	}
-	libc := shell.Files[at]
-	// glibc carries the files and dns sources itself since 2.34.
-	if data, err := tree.ReadFile(root, libc); err != nil || bytes.Contains(data, []byte("_nss_dns_gethostbyname4_r")) {
-		return "", "", ""
-	}
-	for _, source := range hostsSources(root) {
-		if source != "files" && source != "dns" {
-			continue // glibc passes over a source that is not installed
-		}
-		module := path.Join(path.Dir(libc), "libnss_"+source+".so.2")
-		if !tree.Exists(root, module) {
-			return fmt.Sprintf("/%s, which `hosts:` in /etc/nsswitch.conf needs, is not there", module), "names will not resolve; install the C library of the root's own architecture whole", Error
+	var names []string
+	for _, e := range entries {
+		if ok, err := path.Match(pattern, e.Name()); ok && err == nil {
+			names = append(names, path.Join(dir, e.Name()))
 		}
 	}
-	return "", "", ""
+	return names
 }
 
-func persistentNet(root fs.FS) (string, string, Severity) {
-	const rules = "etc/udev/rules.d/70-persistent-net.rules"
-	if tree.Exists(root, rules) {
-		return "/" + rules + " names the network cards of another machine", "this one's would become eth1; remove the file", Error
+func executable(root fs.FS, name string) bool {
+	at, err := tree.Resolve(root, name)
+	if err != nil {
+		return false
 	}
-	return "", "", ""
-}
-
-func machineID(root fs.FS) (string, string, Severity) {
-	data, err := tree.ReadFile(root, "etc/machine-id")
-	if err == nil && len(bytes.TrimSpace(data)) > 0 && string(bytes.TrimSpace(data)) != "uninitialized" {
-		return "/etc/machine-id is set", "all machines of this image would have the same; leave it empty", Warning
-	}
-	return "", "", ""
+	info, err := fs.Stat(root, at)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
 // lines returns the lines of a configuration file without comments and empty ones.

@@ -2,16 +2,19 @@ package check
 
 import (
 	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 
-	"netroot/builder/elf"
+	closure "netroot/builder/elf"
 	"netroot/builder/tree"
 )
 
@@ -35,20 +38,23 @@ func goodRoot(t *testing.T) fstest.MapFS {
 		"lib/modules/" + release + "/modules.dep":                    file("kernel/fs/nfs/nfsv3.ko:\nkernel/fs/overlayfs/overlay.ko:\n", 0o644),
 		"lib/modules/" + release + "/kernel/fs/nfs/nfsv3.ko":         file("", 0o644),
 		"lib/modules/" + release + "/kernel/fs/overlayfs/overlay.ko": file("", 0o644),
-		"etc/fstab":         file("# no disks\ntmpfs /scratch tmpfs defaults 0 0\nserver:/home /home nfs defaults 0 0\n", 0o644),
-		"etc/resolv.conf":   file("", 0o644),
-		"etc/nsswitch.conf": file("passwd: files\nhosts:   files mdns4_minimal dns # the network\n", 0o644),
-		"etc/machine-id":    file("", 0o444),
+		"etc/fstab":            file("# no disks\ntmpfs /scratch tmpfs defaults 0 0\nserver:/home /home nfs defaults 0 0\n", 0o644),
+		"etc/resolv.conf":      file("", 0o644),
+		"etc/nsswitch.conf":    file("passwd: files\nhosts:   files mdns4_minimal dns # the network\n", 0o644),
+		"etc/machine-id":       file("", 0o444),
+		"etc/hosts":            file("127.0.0.1\tlocalhost\n", 0o644),
+		"sbin/dhclient":        file("", 0o755),
+		"sbin/dhclient-script": file("", 0o755),
 	}
 	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp"} {
 		root[dir] = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
 	}
 	host := os.DirFS("/")
-	closure, err := elf.Resolve(host, "/bin/sh")
+	shell, err := closure.Resolve(host, "/bin/sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range closure.Files {
+	for _, name := range shell.Files {
 		data, err := tree.ReadFile(host, name)
 		if err != nil {
 			t.Fatal(err)
@@ -56,13 +62,24 @@ func goodRoot(t *testing.T) fstest.MapFS {
 		root[name] = &fstest.MapFile{Data: data, Mode: 0o755}
 	}
 	if _, ok := root["bin/sh"]; !ok {
-		t.Fatalf("the closure of /bin/sh has no bin/sh: %v", closure.Files)
+		t.Fatalf("the closure of /bin/sh has no bin/sh: %v", shell.Files)
 	}
 	return root
 }
 
+// tiny is an ELF header that says what it is for, and has no segments.
+func tiny(class elf.Class, machine elf.Machine) string {
+	b := make([]byte, 64)
+	copy(b, elf.ELFMAG)
+	b[4], b[5], b[6] = byte(class), byte(elf.ELFDATA2LSB), 1
+	binary.LittleEndian.PutUint16(b[16:], uint16(elf.ET_DYN))
+	binary.LittleEndian.PutUint16(b[18:], uint16(machine))
+	binary.LittleEndian.PutUint32(b[20:], 1)
+	return string(b)
+}
+
 func TestNothingWrong(t *testing.T) {
-	if found := Run(goodRoot(t)); len(found) > 0 {
+	if found := Run(goodRoot(t), Facts{}); len(found) > 0 {
 		t.Errorf("a good root: %v", found)
 	}
 }
@@ -84,6 +101,7 @@ func TestFindings(t *testing.T) {
 		spoil          func(fstest.MapFS)
 	}{
 		{"folders", "/proc missing", Error, func(r fstest.MapFS) { delete(r, "proc") }},
+		{"folders", "/run missing", Warning, func(r fstest.MapFS) { delete(r, "run") }},
 		{"init", "no /sbin/init", Error, func(r fstest.MapFS) { delete(r, "lib/init") }},
 		{"init", "no /sbin/init", Error, func(r fstest.MapFS) { r["lib/init"].Mode = 0o644 }},
 		{"kernel", "vmlinuz", Error, func(r fstest.MapFS) { delete(r, "boot/vmlinuz-"+release) }},
@@ -112,13 +130,48 @@ func TestFindings(t *testing.T) {
 			f := r[libc(r)]
 			f.Data = bytes.ReplaceAll(f.Data, []byte("_nss_dns_gethostbyname4_r"), []byte("_old_dns_gethostbyname4_r"))
 		}},
+		{"nsswitch", "does not ask files", Error, func(r fstest.MapFS) { r["etc/nsswitch.conf"] = file("hosts: dns\n", 0o644) }},
+		{"name-modules", "is a 32-bit 386 library, and the C library a 64-bit X86_64 one", Error, func(r fstest.MapFS) {
+			r["etc/nsswitch.conf"] = file("passwd: files sss\nhosts: files dns\n", 0o644)
+			r["usr/lib/libnss_sss.so.2"] = file(tiny(elf.ELFCLASS32, elf.EM_386), 0o755)
+		}},
+		{"abi", "libc.so.6 runs on Linux 9.1.0 or newer, and the root's kernel is " + release, Error, func(r fstest.MapFS) {
+			f := r[libc(r)]
+			tag := bytes.Index(f.Data, []byte("GNU\x00\x00\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00"))
+			if tag < 0 {
+				t.Fatal("the C library has no ABI tag of 3.2.0")
+			}
+			f.Data = bytes.Clone(f.Data)
+			f.Data[tag+8], f.Data[tag+12] = 9, 1
+		}},
+		{"word-size", "/bin/mount is a 32-bit 386 program, and /bin/sh a 64-bit X86_64 one", Error, func(r fstest.MapFS) {
+			r["bin/mount"] = file(tiny(elf.ELFCLASS32, elf.EM_386), 0o755)
+		}},
+		{"selinux", "SELINUX=enforcing", Error, func(r fstest.MapFS) { r["etc/selinux/config"] = file("SELINUX=enforcing # or not\n", 0o644) }},
+		{"dhclient", "no /sbin/dhclient:", Warning, func(r fstest.MapFS) { delete(r, "sbin/dhclient") }},
+		{"dhclient", "/sbin/dhclient cannot be executed", Error, func(r fstest.MapFS) { r["sbin/dhclient"].Mode = 0o644 }},
+		{"dhclient", "no /sbin/dhclient-script", Warning, func(r fstest.MapFS) { r["sbin/dhclient-script"].Mode = 0o644 }},
+		{"hosts", "no line for localhost", Warning, func(r fstest.MapFS) { r["etc/hosts"] = file("10.0.0.1 localhost.lab\n", 0o644) }},
+		{"hosts", "no line for localhost", Warning, func(r fstest.MapFS) { delete(r, "etc/hosts") }},
+		{"name-cache", "/var/db/nscd/hosts is in the image", Warning, func(r fstest.MapFS) { r["var/db/nscd/hosts"] = file("x", 0o600) }},
+		{"ld.so.cache", "/etc/ld.so.cache is missing", Error, func(r fstest.MapFS) {
+			r["etc/ld.so.conf"] = file("include ld.so.conf.d/*.conf\n", 0o644)
+			r["etc/ld.so.conf.d/mysql.conf"] = file("/usr/lib/mysql\n", 0o644)
+			r["usr/lib/mysql/libc.so.6"] = r[libc(r)]
+		}},
+		{"ld.so.cache", "does not know /usr/lib/mysql/libc.so.6", Error, func(r fstest.MapFS) {
+			r["etc/ld.so.conf"] = file("/usr/lib/mysql\n", 0o644)
+			r["usr/lib/mysql/libc.so.6"] = r[libc(r)]
+			r["etc/ld.so.cache"] = file("ld.so-1.7.0\x00/lib/libm.so.6\x00", 0o644)
+		}},
+		{"ssh-host-keys", "/etc/ssh/ssh_host_rsa_key", Warning, func(r fstest.MapFS) { r["etc/ssh/ssh_host_rsa_key"] = file("", 0o600) }},
 		{"name-service", "/bin/sh", Error, func(r fstest.MapFS) { delete(r, libc(r)) }},
 		{"persistent-net", "70-persistent-net.rules", Error, func(r fstest.MapFS) { r["etc/udev/rules.d/70-persistent-net.rules"] = file("", 0o644) }},
 		{"machine-id", "is set", Warning, func(r fstest.MapFS) { r["etc/machine-id"] = file("0123456789abcdef0123456789abcdef\n", 0o444) }},
 	} {
 		root := goodRoot(t)
 		c.spoil(root)
-		found := Run(root)
+		found := Run(root, Facts{})
 		if len(found) != 1 || found[0].Check != c.check || found[0].Severity != c.severity || !strings.Contains(found[0].Problem, c.problem) {
 			t.Errorf("%s, %q: found %v", c.check, c.problem, found)
 			continue
@@ -130,6 +183,25 @@ func TestFindings(t *testing.T) {
 		if err := Fitness("image", found); errors.As(err, &unfit) != (c.severity == Error) {
 			t.Errorf("%s: Fitness says %v", c.check, err)
 		}
+	}
+}
+
+// What is known of a root besides its files.
+func TestFacts(t *testing.T) {
+	root := goodRoot(t)
+	root["lib/modules/"+release+"/modules.alias"] = file("alias pci:v00008086d00001076sv*sd*bc*sc*i* nfsv3\n", 0o644)
+	root["lib/modules/"+release+"/modules.builtin.modinfo"] = file("e1000.license=GPL\x00e1000.alias=pci:v00008086d0000100Esv*sd*bc*sc*i*\x00", 0o644)
+	root["etc/selinux/config"] = file("SELINUX=enforcing\n", 0o644)
+	facts := Facts{
+		Cmdline: []string{"selinux=0"}, PCI: []string{"8086:1076", "8086:100e", "10ec:8168"},
+		Notes: []string{"no package has it, so the build did: wrote /etc/x", "package grumpy-1-1.noarch: its %post scriptlet failed with exit code 3"},
+	}
+	want := []Finding{
+		{Error, "nic-driver", "kernel " + release + " has no driver for the PCI device 10ec:8168", "take a kernel that has one, or another card"},
+		{Warning, "scriptlets", "package grumpy-1-1.noarch: its %post scriptlet failed with exit code 3", "see what it does (rpm -q --scripts); do what it could not in `hooks`"},
+	}
+	if got := Run(root, facts); !slices.Equal(got, want) {
+		t.Errorf("found %v", got)
 	}
 }
 
@@ -153,7 +225,7 @@ func TestNotWrong(t *testing.T) {
 		root := goodRoot(t)
 		maps.Copy(root, change)
 		maps.DeleteFunc(root, func(_ string, f *fstest.MapFile) bool { return f == nil })
-		if found := Run(root); len(found) > 0 {
+		if found := Run(root, Facts{}); len(found) > 0 {
 			t.Errorf("%s: %v", name, found)
 		}
 	}

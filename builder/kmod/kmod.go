@@ -260,6 +260,27 @@ func (x *Index) Modules(accept func(m *Module) bool) []*Module {
 	return list
 }
 
+// Drives tells that the kernel has a driver, built in or loadable, for a device that calls itself by an alias (its file modalias in
+// /sys).
+func (x *Index) Drives(alias string) bool {
+	if len(x.lookup(alias)) > 0 {
+		return true
+	}
+	// Since Linux 5.2 there is a list of what built-in modules say of themselves.
+	text, err := x.read("modules.builtin.modinfo")
+	if err != nil {
+		return false
+	}
+	for field := range strings.SplitSeq(string(text), "\x00") {
+		if _, pattern, ok := strings.Cut(field, ".alias="); ok {
+			if ok, err := path.Match(normalize(pattern), normalize(alias)); err == nil && ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // lookup finds what modprobe would load for a name: the module, or else all that have it as alias.
 func (x *Index) lookup(name string) []*Module {
 	name = normalize(name)

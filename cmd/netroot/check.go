@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,8 @@ import (
 )
 
 func (c *cli) checkCommand() *cobra.Command {
-	return &cobra.Command{
+	var facts check.Facts
+	cmd := &cobra.Command{
 		Use:   "check IMAGE[@GENERATION]|FOLDER",
 		Short: "Look for what would keep a root from booting or working without a disk",
 		Long: `Runs the checks that build runs, on a published image or on any folder that holds a root.
@@ -22,12 +24,23 @@ Exit code 3 means that at least one error was found.`,
 		Example: "  netroot check debian-12\n  netroot check /srv/roots/old",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			root, done, err := c.openRoot(args[0])
+			for _, id := range facts.PCI {
+				if !pciRE.MatchString(id) {
+					return usageError{fmt.Errorf("--pci %s: write VENDOR:DEVICE in hexadecimal, as lspci -n shows it: 8086:100e", id)}
+				}
+			}
+			root, m, done, err := c.openRoot(args[0])
 			if err != nil {
 				return err
 			}
 			defer done()
-			findings := check.Run(root)
+			if m != nil {
+				facts.Cmdline, facts.Notes = m.Cmdline, m.Notes
+				if m.Lock != nil {
+					facts.Packages = m.Lock.Packages
+				}
+			}
+			findings := check.Run(root, facts)
 			for _, f := range findings {
 				if c.json {
 					if err := c.printJSON(f); err != nil {
@@ -43,32 +56,36 @@ Exit code 3 means that at least one error was found.`,
 			return check.Fitness(args[0], findings)
 		},
 	}
+	cmd.Flags().StringSliceVar(&facts.PCI, "pci", nil, "a network card that must work, as VENDOR:DEVICE (lspci -n); may be repeated")
+	return cmd
 }
 
+var pciRE = regexp.MustCompile(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$`)
+
 // openRoot opens a root for reading: a folder when arg is the path of one (it holds a slash, or there is no such
-// image), else a generation in the store.
-func (c *cli) openRoot(arg string) (root fs.FS, done func() error, err error) {
+// image), else a generation in the store, whose manifest comes with it.
+func (c *cli) openRoot(arg string) (root fs.FS, m *store.Manifest, done func() error, err error) {
 	info, statErr := os.Stat(arg)
 	isDir := statErr == nil && info.IsDir()
 	if strings.ContainsRune(arg, '/') || arg == "." {
 		if statErr != nil {
-			return nil, nil, fmt.Errorf("open root: %w", statErr)
+			return nil, nil, nil, fmt.Errorf("open root: %w", statErr)
 		}
 		if !isDir {
-			return nil, nil, fmt.Errorf("open root %s: it is neither a folder nor an image of the store", arg)
+			return nil, nil, nil, fmt.Errorf("open root %s: it is neither a folder nor an image of the store", arg)
 		}
-		return os.DirFS(arg), func() error { return nil }, nil
+		return os.DirFS(arg), nil, func() error { return nil }, nil
 	}
 	g, err := c.generation(arg)
 	if err != nil {
 		if isDir {
-			return os.DirFS(arg), func() error { return nil }, nil
+			return os.DirFS(arg), nil, func() error { return nil }, nil
 		}
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	img, err := image.Open(g.Path(store.PartRoot))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return img.FS(), img.Close, nil
+	return img.FS(), &g.Manifest, img.Close, nil
 }

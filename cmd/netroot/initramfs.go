@@ -24,7 +24,7 @@ line: root=nfs:SERVER:/PATH[:OPTIONS], ip=, BOOTIF=, rd.overlay, rd.break, rd.sh
 			if root == "" || out == "" {
 				return usageError{fmt.Errorf("give both --root and --output")}
 			}
-			fsys, done, err := c.openRoot(root)
+			fsys, _, done, err := c.openRoot(root)
 			if err != nil {
 				return err
 			}

@@ -176,7 +176,7 @@ func (Hook) JSONSchemaExtend(s *jsonschema.Schema) {
 
 func (User) JSONSchemaExtend(s *jsonschema.Schema) {
 	text(s, "name", userPattern)
-	text(s, "password", passwordPattern)
+	text(s, "password", strictyaml.PasswordPattern)
 	text(s, "shell", pathPattern)
 	text(s, "home", pathPattern)
 	items(s, "groups", userPattern)

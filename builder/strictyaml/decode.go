@@ -108,7 +108,7 @@ func (w *walker) value(n ast.Node, v reflect.Value, path string, o options) {
 		e.WithHint("give it %s, or take the key away", wanted(v, o))
 		return
 	}
-	if _, list := n.(*ast.SequenceNode); o.secret && !list {
+	if _, scalar := n.(ast.ScalarNode); o.secret && (scalar || v.Kind() != reflect.Map && v.Kind() != reflect.Slice) {
 		w.doc.secrets = append(w.doc.secrets, nodePosition(n))
 	}
 	switch v.Kind() {
@@ -116,6 +116,8 @@ func (w *walker) value(n ast.Node, v reflect.Value, path string, o options) {
 		w.mapping(n, v, path)
 	case reflect.Slice:
 		w.list(n, v, path, o)
+	case reflect.Map:
+		w.texts(n, v, path, o)
 	default:
 		w.scalar(n, v, o)
 	}
@@ -157,6 +159,40 @@ func (w *walker) mapping(n ast.Node, v reflect.Value, path string) {
 	}
 	defer func() { w.depth-- }()
 
+	known := fields(v.Type())
+	names := make([]string, len(known))
+	for i, f := range known {
+		names[i] = f.name
+	}
+	seen, ok := w.pairs(n, func(key *ast.StringNode, value ast.Node) {
+		i := slices.Index(names, key.Value)
+		if i < 0 {
+			e := w.fail(key, "unknown key %q", key.Value)
+			if near := Nearest(key.Value, names); near != "" {
+				e.WithHint("did you mean %q?", near)
+			} else {
+				e.WithHint("keys known here: %s", strings.Join(names, ", "))
+			}
+			return
+		}
+		below := path + "." + key.Value
+		w.doc.places[below] = place{key: nodePosition(key)}
+		w.value(value, v.Field(known[i].index), below, known[i].options)
+	})
+	if !ok {
+		w.mismatch(n, v, options{})
+		return
+	}
+	for _, f := range known {
+		if _, ok := seen[f.name]; f.required && !ok {
+			w.fail(n, "no %q, which must be given here", f.name)
+		}
+	}
+}
+
+// pairs calls do for each key of a mapping that is a plain word and comes for the first time, and returns where they stand;
+// false means that n is no mapping.
+func (w *walker) pairs(n ast.Node, do func(key *ast.StringNode, value ast.Node)) (seen map[string]position, ok bool) {
 	var pairs []*ast.MappingValueNode
 	switch m := n.(type) {
 	case *ast.MappingNode:
@@ -164,15 +200,9 @@ func (w *walker) mapping(n ast.Node, v reflect.Value, path string) {
 	case *ast.MappingValueNode:
 		pairs = []*ast.MappingValueNode{m}
 	default:
-		w.mismatch(n, v, options{})
-		return
+		return nil, false
 	}
-	known := fields(v.Type())
-	names := make([]string, len(known))
-	for i, f := range known {
-		names[i] = f.name
-	}
-	seen := map[string]position{}
+	seen = map[string]position{}
 	for _, pair := range pairs {
 		key, ok := pair.Key.(*ast.StringNode)
 		if !ok {
@@ -183,30 +213,29 @@ func (w *walker) mapping(n ast.Node, v reflect.Value, path string) {
 			}
 			continue
 		}
-		at := nodePosition(key)
 		if first, twice := seen[key.Value]; twice {
 			w.fail(key, "key %q is given twice, first on line %d", key.Value, first.line)
 			continue
 		}
-		seen[key.Value] = at
-		i := slices.Index(names, key.Value)
-		if i < 0 {
-			e := w.fail(key, "unknown key %q", key.Value)
-			if near := Nearest(key.Value, names); near != "" {
-				e.WithHint("did you mean %q?", near)
-			} else {
-				e.WithHint("keys known here: %s", strings.Join(names, ", "))
-			}
-			continue
-		}
-		below := path + "." + key.Value
-		w.doc.places[below] = place{key: at}
-		w.value(pair.Value, v.Field(known[i].index), below, known[i].options)
+		seen[key.Value] = nodePosition(key)
+		do(key, pair.Value)
 	}
-	for _, f := range known {
-		if _, ok := seen[f.name]; f.required && !ok {
-			w.fail(n, "no %q, which must be given here", f.name)
-		}
+	return seen, true
+}
+
+// texts fills a map of texts, whose keys are the user's own words.
+func (w *walker) texts(n ast.Node, v reflect.Value, path string, o options) {
+	v.Set(reflect.MakeMap(v.Type()))
+	item := options{literal: o.literal, secret: o.secret}
+	_, ok := w.pairs(n, func(key *ast.StringNode, value ast.Node) {
+		below := path + "." + key.Value
+		w.doc.places[below] = place{key: nodePosition(key)}
+		text := reflect.New(v.Type().Elem()).Elem()
+		w.value(value, text, below, item)
+		v.SetMapIndex(reflect.ValueOf(key.Value), text)
+	})
+	if !ok {
+		w.mismatch(n, v, o)
 	}
 }
 
@@ -338,6 +367,8 @@ func wanted(v reflect.Value, o options) string {
 			return "a list of mappings"
 		}
 		return "a list"
+	case reflect.Map:
+		return "a mapping of texts"
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Int:

@@ -8,7 +8,7 @@
 //
 // Parsing is goccy/go-yaml's. Decoding is done here, because the position of every value has to be kept and because it is
 // narrower than YAML on purpose: one document of mappings, lists, texts, whole numbers and booleans, decoded into structs,
-// slices, strings, ints and bools with `yaml:"name"` tags. A key without a value, a merge key (<<), a tag (!!str) and a key
+// slices, maps of texts, strings, ints and bools with `yaml:"name"` tags. A key without a value, a merge key (<<), a tag (!!str) and a key
 // that is not a text are errors; anchors and aliases work. Files over 1 MiB are refused.
 //
 // Further words in the tag: "literal" takes a number or boolean as the text it is written as (mode: 0644), "one" lets a list
@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -232,10 +233,7 @@ func (d *Document) at(p position, format string, args ...any) *Error {
 
 // line returns a line of the file, from 1, with stars from a secret on: what is printed ends up in logs.
 func (d *Document) line(number int) string {
-	if number < 1 || number > len(d.lines) {
-		return ""
-	}
-	runes := []rune(strings.TrimRight(d.lines[number-1], " \t\r"))
+	runes := []rune(strings.TrimRight(d.lineRaw(number), " \t\r"))
 	for _, s := range d.secrets {
 		if s.line != number {
 			continue
@@ -245,6 +243,28 @@ func (d *Document) line(number int) string {
 		}
 	}
 	return string(runes)
+}
+
+// Root is the document as it was parsed, for who reads YAML whose keys are not his own.
+func (d *Document) Root() ast.Node { return d.root }
+
+// Block says where the first line of a text stands that Decode met at path: that below the | or >, or the line of the text itself.
+func (d *Document) Block(path string) (line int) {
+	at := d.find(path).value
+	if blockHead.MatchString(d.lineRaw(at.line)) {
+		return at.line + 1
+	}
+	return at.line
+}
+
+// blockHead is the beginning of a block scalar (YAML 1.2, 8.1), with the comment that may stand behind it.
+var blockHead = regexp.MustCompile(`[|>][0-9+-]{0,2}(\s+#.*)?\s*$`)
+
+func (d *Document) lineRaw(number int) string {
+	if number < 1 || number > len(d.lines) {
+		return ""
+	}
+	return d.lines[number-1]
 }
 
 func tokenPosition(t *token.Token) position {

@@ -78,3 +78,29 @@ func KernelParameter(s string) error {
 	}
 	return nil
 }
+
+// hashPattern is a hash of a crypt(3) method that a password may be hashed with: the strong ones of crypt(5), each in full. MD5 ($1$) and
+// the DES of old are left out: they are broken in minutes.
+const hashPattern = `(\$6\$(rounds=[0-9]+\$)?[^$:\s]{1,16}\$[./0-9A-Za-z]{86}` +
+	`|\$5\$(rounds=[0-9]+\$)?[^$:\s]{1,16}\$[./0-9A-Za-z]{43}` +
+	`|\$g?y\$[./0-9A-Za-z]+\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{43}` +
+	`|\$7\$[./0-9A-Za-z]{11,97}\$[./0-9A-Za-z]{43}` +
+	`|\$2[abxy]\$[0-9]{2}\$[./0-9A-Za-z]{53})`
+
+// PasswordPattern adds to the hashes what is no password at all (*, !), and a hash that is locked (!HASH).
+const PasswordPattern = `^([*!]|!!|!\*|!?` + hashPattern + `)$`
+
+var passwordRE = regexp.MustCompile(PasswordPattern)
+
+// PasswordHash says what is wrong with a password hash, if anything.
+func PasswordHash(s string) error {
+	switch {
+	case passwordRE.MatchString(s):
+		return nil
+	case strings.HasPrefix(s, "$1$"):
+		return errors.New("an MD5 hash, which is broken in minutes")
+	case strings.HasPrefix(s, "$"):
+		return errors.New("a password hash that is cut short or of an unknown method")
+	}
+	return errors.New("not a password hash; a password itself has no place in a recipe")
+}

@@ -99,6 +99,7 @@ func checkPart(p part, o origin) error {
 	c.users()
 	c.services()
 	c.hooks()
+	c.seeds()
 	return strictyaml.Join(c.errs...)
 }
 

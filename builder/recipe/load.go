@@ -103,6 +103,9 @@ func load(o origin, name string) (*Recipe, error) {
 	if err := checkMerged(parts, merged); err != nil {
 		return nil, err
 	}
+	if err := checkSeed(parts, merged); err != nil {
+		return nil, err
+	}
 	fillIn(merged)
 	return merged, nil
 }
@@ -228,6 +231,7 @@ func merge(base, r *Recipe) {
 	}
 	mergeMedium(&base.From, &r.From)
 	over(&base.Deliver, r.Deliver)
+	mergeSeed(base, r)
 	base.Packages = union(base.Packages, r.Packages)
 	// Not united: the kernel heeds the last of a kind, so a parameter that is said again has to come again.
 	base.Kernel.Cmdline = append(base.Kernel.Cmdline, r.Kernel.Cmdline...)
@@ -306,6 +310,7 @@ func (r *Recipe) Digest() string {
 	if r.From.Netboot != nil {
 		n.From.Netboot = &Netboot{}
 	}
+	n.Autoinstall, n.Preseed, n.Kickstart, n.Vars = nil, nil, nil, nil // their texts are written below
 	n.Files = slices.Clone(r.Files)
 	for i := range n.Files {
 		if sum := n.Files[i].sum; sum != "" {
@@ -317,5 +322,6 @@ func (r *Recipe) Digest() string {
 	if err := json.NewEncoder(h).Encode(&n); err != nil {
 		panic(err) // strings, numbers and lists always encode
 	}
+	r.writeSeed(h)
 	return hex.EncodeToString(h.Sum(nil))
 }

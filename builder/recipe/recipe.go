@@ -10,6 +10,8 @@ package recipe
 import (
 	"io"
 	"io/fs"
+
+	"netroot/builder/seed"
 )
 
 // A Recipe is what one image is made of, with everything it includes already merged in.
@@ -28,7 +30,13 @@ type Recipe struct {
 	Services Services `yaml:"services" jsonschema_description:"Services to start at boot, or not to."`
 	Hooks    []Hook   `yaml:"hooks" jsonschema_description:"Scripts that are run in the root when all else is done, in this order."`
 
+	Autoinstall *Autoinstall      `yaml:"autoinstall" json:",omitempty" jsonschema_description:"What cloud-init and Ubuntu's installer ask the server for. Templates (text/template) with .Name, .MAC, .Address, .Image, .Server and .Vars of the machine."`
+	Preseed     *Text             `yaml:"preseed,bare" json:",omitempty" jsonschema_description:"The Debian installer's answers, a template likewise."`
+	Kickstart   *Text             `yaml:"kickstart,bare" json:",omitempty" jsonschema_description:"Anaconda's answers, a template likewise."`
+	Vars        map[string]string `yaml:"vars,literal,secret" json:",omitempty" jsonschema_description:"Variables of these templates, which hosts and networks in netroot.yaml may give otherwise."`
+
 	files []string // every recipe file that was read
+	seed  *seed.Seed
 }
 
 // From is the source of the files.

@@ -87,6 +87,8 @@ func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 		{If: medium(iso, netboot), Then: &jsonschema.Schema{Not: &jsonschema.Schema{AnyOf: root}}},
 		{If: &jsonschema.Schema{Required: []string{"deliver", "from"}}, Then: medium(iso)},
 	}
+	property(s, "vars").AdditionalProperties = jsonschema.FalseSchema
+	property(s, "vars").PatternProperties = map[string]*jsonschema.Schema{variablePattern: {OneOf: []*jsonschema.Schema{{Type: "string"}, {Type: "number"}, {Type: "boolean"}}}}
 	s.Required = []string{"name"}
 	s.AnyOf = []*jsonschema.Schema{{Required: []string{"include"}}, whole}
 }
@@ -186,4 +188,12 @@ func (User) JSONSchemaExtend(s *jsonschema.Schema) {
 func (Services) JSONSchemaExtend(s *jsonschema.Schema) {
 	items(s, "enable", servicePattern)
 	items(s, "disable", servicePattern)
+}
+
+// JSONSchemaExtend lets a text stand where its mapping could.
+func (Text) JSONSchemaExtend(s *jsonschema.Schema) {
+	text(s, "source", noDotsPattern)
+	mapping := *s
+	mapping.OneOf = []*jsonschema.Schema{{Required: []string{"content"}}, {Required: []string{"source"}}}
+	*s = jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, &mapping}}
 }

@@ -93,6 +93,7 @@ func TestSchemaRefusesWhatLoadRefuses(t *testing.T) {
 	s := compileSchema(t)
 	onlyLoad := []string{
 		"include-bad", "include-cycle", "include-cycle-b", "include-gone", "include-self", // in other files
+		"seed-version", "seed-two", "seed-gone", "seed-file", "seed-vars-alone", "seed-no-user-data", "seed-no-installer",
 		"reserved-name", "merge-key", "second-document", "include-noname", "folders-overlay",
 	}
 	files, err := filepath.Glob("testdata/bad/*.yaml")

@@ -37,8 +37,8 @@ type walker struct {
 
 // options are the words behind a field's name in its tag.
 type options struct {
-	literal, one, any, secret bool
-	enum                      []string
+	literal, one, any, secret, bare bool
+	enum                            []string
 }
 
 // A field is one key that a struct knows.
@@ -63,6 +63,7 @@ func fields(t reflect.Type) []field {
 		k.one = slices.Contains(words[1:], "one")
 		k.any = slices.Contains(words[1:], "any")
 		k.secret = slices.Contains(words[1:], "secret")
+		k.bare = slices.Contains(words[1:], "bare")
 		for _, word := range strings.Split(f.Tag.Get("jsonschema"), ",") {
 			k.required = k.required || word == "required"
 			if v, ok := strings.CutPrefix(word, "enum="); ok {
@@ -113,6 +114,11 @@ func (w *walker) value(n ast.Node, v reflect.Value, path string, o options) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
+		if _, scalar := n.(ast.ScalarNode); scalar && o.bare {
+			first := fields(v.Type())[0]
+			w.value(n, v.Field(first.index), path+"."+first.name, first.options)
+			return
+		}
 		w.mapping(n, v, path)
 	case reflect.Slice:
 		w.list(n, v, path, o)

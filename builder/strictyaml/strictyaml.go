@@ -12,7 +12,8 @@
 // that is not a text are errors; anchors and aliases work. Files over 1 MiB are refused.
 //
 // Further words in the tag: "literal" takes a number or boolean as the text it is written as (mode: 0644), "one" lets a list
-// be a single value, "any" keeps nothing but the place, "secret" keeps the value out of every message. `jsonschema:"required"` makes a key of a nested struct mandatory, and
+// be a single value, "any" keeps nothing but the place, "secret" keeps the value out of every message,
+// "bare" lets a mapping be written as the value of its first key alone. `jsonschema:"required"` makes a key of a nested struct mandatory, and
 // `jsonschema:"enum=a,enum=b"` lists its words; the same tags make the JSON Schema.
 package strictyaml
 

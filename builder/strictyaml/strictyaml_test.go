@@ -11,19 +11,21 @@ import (
 )
 
 type config struct {
-	Name    string   `yaml:"name"`
-	Count   int      `yaml:"count"`
-	Port    *int     `yaml:"port"`
-	On      bool     `yaml:"on"`
-	Mode    string   `yaml:"mode,literal"`
-	Kind    string   `yaml:"kind" jsonschema:"enum=red,enum=green"`
-	Words   []string `yaml:"words"`
-	MAC     []string `yaml:"mac,literal,one"`
-	Pin     string   `yaml:"pin,secret"`
-	Inner   *inner   `yaml:"inner"`
-	List    []inner  `yaml:"list"`
-	Skipped *inner   `yaml:"skipped,any"`
-	Other   string   // no tag, no key
+	Name    string            `yaml:"name"`
+	Count   int               `yaml:"count"`
+	Port    *int              `yaml:"port"`
+	On      bool              `yaml:"on"`
+	Mode    string            `yaml:"mode,literal"`
+	Kind    string            `yaml:"kind" jsonschema:"enum=red,enum=green"`
+	Words   []string          `yaml:"words"`
+	MAC     []string          `yaml:"mac,literal,one"`
+	Pin     string            `yaml:"pin,secret"`
+	Inner   *inner            `yaml:"inner"`
+	List    []inner           `yaml:"list"`
+	Skipped *inner            `yaml:"skipped,any"`
+	Short   *inner            `yaml:"short,bare"`
+	Vars    map[string]string `yaml:"vars,literal,secret"`
+	Other   string            // no tag, no key
 }
 
 type inner struct {
@@ -54,6 +56,8 @@ func TestDecode(t *testing.T) {
 		"\ufeffname: x\r\nwords:\r\n  - y\r\n":                                {Name: "x", Words: []string{"y"}},
 		"---\n# comment\nname: ようこそ\n...\n":                                   {Name: "ようこそ"},
 		"words: []\nskipped: {any: [thing, 1]}\n":                             {Words: []string{}, Skipped: &inner{}},
+		"short: /a\nvars: {x: 1, y_z: 'b'}\n":                                 {Short: &inner{Path: "/a"}, Vars: map[string]string{"x": "1", "y_z": "b"}},
+		"short: {path: /a, size: 2}\nvars: {}\n":                              {Short: &inner{"/a", 2}, Vars: map[string]string{}},
 		"name: yes\nmode: 'no'\n":                                             {Name: "yes", Mode: "no"},
 	} {
 		got, _, err := decode(text)

@@ -8,7 +8,6 @@ import (
 
 	"netroot/boot/host"
 	"netroot/boot/neighbor"
-	"netroot/boot/tftpboot"
 )
 
 // A guard lets in who belongs here. TFTP, HTTP and NFS know a client by its address only; the guard finds the machine behind
@@ -53,14 +52,14 @@ func (g *guard) admit(client, local netip.Addr) (host.Machine, error) {
 	return m, refusal(d.Reason)
 }
 
-// files are the tree for the clients that are let in.
-func (g *guard) files(tree *tftpboot.Tree) func(client, local netip.Addr) fs.FS {
+// files are what tree returns for the clients that are let in.
+func (g *guard) files(tree func(m host.Machine, local netip.Addr) fs.FS) func(client, local netip.Addr) fs.FS {
 	return func(client, local netip.Addr) fs.FS {
 		m, err := g.admit(client, local)
 		if err != nil {
 			return closed{err}
 		}
-		return tree.FS(local, m)
+		return tree(m, local)
 	}
 }
 

@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,12 +21,14 @@ import (
 
 	"netroot/boot/host"
 	"netroot/boot/httpd"
+	"netroot/boot/install"
 	"netroot/boot/neighbor"
 	"netroot/boot/nfs"
 	"netroot/boot/portowner"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftp"
 	"netroot/boot/tftpboot"
+	"netroot/builder/seed"
 	"netroot/builder/store"
 )
 
@@ -78,11 +83,16 @@ func (s *Server) Run(ctx context.Context) error {
 	} else {
 		log.Warn("not kept", "service", "policy", "reason", err.Error())
 	}
+	desk := s.desk()
+	s.Policy.Knowing(desk.Ledger.IsInstalled)
+	if err := s.Policy.Require(desk.Check); err != nil {
+		return err
+	}
 	log = slog.New(newJournal(watch.Handler(log.Handler()), guard.name))
 	if err := checkInterfaces(s.Policy.Policy().Interfaces, neighbors.Links(), log); err != nil {
 		return err
 	}
-	services, err := s.listen(ctx, guard, watch, log)
+	services, err := s.listen(ctx, guard, watch, desk, log)
 	if err != nil {
 		return err
 	}
@@ -102,6 +112,10 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	group.Go(func() error {
 		watch.Run(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		desk.Ledger.Run(ctx, log)
 		return nil
 	})
 	for _, sv := range services {
@@ -152,7 +166,15 @@ func (s *Server) Tree() *tftpboot.Tree {
 	return &tftpboot.Tree{Store: s.Store, Loader: s.Store.LoaderDir(), Decide: s.Policy.Decide, NFSPort: s.Ports.NFS, HTTPPort: s.Ports.HTTP}
 }
 
-func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *slog.Logger) (services []service, err error) {
+// desk hands out what machines ask for while they install themselves.
+func (s *Server) desk() *install.Desk {
+	return &install.Desk{
+		Store: s.Store, Ledger: install.OpenLedger(s.Store.StateDir()), Decide: s.Policy.Decide,
+		Port: s.Ports.HTTP, Asks: s.Ports.DHCP != 0, Loads: s.Ports.TFTP != 0,
+	}
+}
+
+func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk *install.Desk, log *slog.Logger) (services []service, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(services)
@@ -160,10 +182,10 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 	}()
 	tree := s.Tree()
 	tree.Log = log
-	files := guard.files(tree)
+	bootFiles := func(m host.Machine, local netip.Addr) fs.FS { return desk.Watched(tree.FS(local, m), m) }
 
 	if s.Ports.DHCP != 0 {
-		dhcp := &proxydhcp.Server{Decide: s.Policy.Decide, Links: guard.neighbors, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
+		dhcp := &proxydhcp.Server{Decide: desk.Deciding, Links: guard.neighbors, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
 		watch.figures.DHCP = dhcp.Stats
 		for _, port := range []int{s.Ports.DHCP, s.Ports.PXE} {
 			conn, err := proxydhcp.Listen(ctx, uint16(port), log)
@@ -182,7 +204,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 		if err != nil {
 			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
 		}
-		t := &tftp.Server{FS: files, Interfaces: func() []string { return s.Policy.Policy().Interfaces }, Log: log}
+		t := &tftp.Server{FS: guard.files(bootFiles), Interfaces: func() []string { return s.Policy.Policy().Interfaces }, Log: log}
 		watch.transfers(t)
 		services = append(services, service{"tftp", l.Addr(), func(ctx context.Context) error { return t.Serve(ctx, l) }, l.Close})
 	}
@@ -191,7 +213,8 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, log *
 		if err != nil {
 			return services, taken("HTTP", s.Ports.HTTP, "http", err)
 		}
-		h := &httpd.Handler{FS: files, Log: log}
+		withSeeds := func(m host.Machine, local netip.Addr) fs.FS { return desk.FS(bootFiles(m, local), m, local) }
+		h := &httpd.Handler{FS: guard.files(withSeeds), Log: log, Post: map[string]http.Handler{seed.ReportPath: desk.Reports(guard.admit, log)}}
 		watch.figures.HTTP = h.Stats
 		services = append(services, service{"http", l.Addr(), func(ctx context.Context) error {
 			h.Handle = watch.handlers() // now all services are there that have figures

@@ -96,6 +96,9 @@ func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Resul
 	if err != nil {
 		return Result{Findings: findings}, fmt.Errorf("build %s: %w", r.Name, err)
 	}
+	if err := writeSeed(draft.Dir(), r, &manifest); err != nil {
+		return Result{Findings: findings}, fmt.Errorf("build %s: %w", r.Name, err)
+	}
 	manifest.Recipe, manifest.Lock = inputs, pins
 	b.Progress.Step("publishing")
 	publish := draft.Publish

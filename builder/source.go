@@ -3,11 +3,15 @@ package builder
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"netroot/builder/chroot"
 	"netroot/builder/lock"
 	"netroot/builder/recipe"
+	"netroot/builder/store"
 )
 
 // A source takes the packages of a root from somewhere, and makes the root of them.
@@ -37,4 +41,21 @@ func (b *Builder) source(r *recipe.Recipe) (source, error) {
 		return b.yumSource(r)
 	}
 	return b.aptSource(r), nil
+}
+
+// writeSeed puts what the machine will ask for into the folder of a generation.
+func writeSeed(dir string, r *recipe.Recipe, m *store.Manifest) error {
+	seed := r.Seed()
+	if seed == nil {
+		return nil
+	}
+	data, err := seed.Encode()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, store.PartSeed), data, 0o640)
+	}
+	if err != nil {
+		return fmt.Errorf("write seed: %w", err)
+	}
+	m.Seed = string(seed.Kind)
+	return nil
 }

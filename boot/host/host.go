@@ -8,9 +8,12 @@ package host
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
+
+	"netroot/builder/strictyaml"
 )
 
 // A Machine is what is known of a client when it asks.
@@ -30,7 +33,9 @@ type Decision struct {
 	Name    string // the machine's name, or "" when it is not listed
 	Image   string // IMAGE or IMAGE@GENERATION to boot; "" is a menu of all images, unless Local
 	Local   bool   // boots its own disk
+	Once    bool   // installs itself from the image, and is Local when that is done
 	Cmdline []string
+	Vars    map[string]string // for what it asks while it installs itself or starts
 
 	Server netip.Addr // what the machine is told to be the server's address; invalid means the one on its network
 	Loader string     // the boot loader of BIOS machines: "pxelinux.0" (or ""), "lpxelinux.0"
@@ -56,6 +61,8 @@ type Policy struct {
 	Monitors   []netip.Prefix // who may read how the machines are, besides this one
 
 	file          string
+	doc           *strictyaml.Document
+	installed     func(name string) bool
 	interfaceLine int
 	fallbackLine  int
 	byMAC         map[string]entry
@@ -71,7 +78,8 @@ type Network struct {
 	Server    netip.Addr
 	IPXE      string
 	Loader    string
-	Cmdline   []string // before that of the machine
+	Cmdline   []string          // before that of the machine
+	Vars      map[string]string // those of the machine count more
 
 	fallbackLine int
 }
@@ -84,6 +92,8 @@ type Host struct {
 	Addresses []netip.Addr
 	Image     string // "" is a menu
 	Local     bool   // boots its own disk, whatever the image
+	Once      bool   // boots the image until it is installed, and then its own disk
+	Vars      map[string]string
 	Cmdline   []string
 	Disabled  bool
 
@@ -163,6 +173,11 @@ func (p *Policy) Decide(m Machine) Decision {
 		h := e.host
 		d.Name, d.Image, d.Local, d.Cmdline = h.Name, h.Image, h.Local, append(d.Cmdline, h.Cmdline...)
 		d.Reason = fmt.Sprintf("%s is %s%s, listed%s", who, h.Name, by, p.place(e.line))
+		d.Once, d.Vars = h.Once, mergeVars(n.Vars, h.Vars)
+		if h.Once && p.installed != nil && p.installed(h.Name) {
+			d.Local = true
+			d.Reason += fmt.Sprintf(", installed, and boots its own disk until: netroot nodes --reinstall %s", h.Name)
+		}
 		if d.Local {
 			d.Image = ""
 		}
@@ -187,6 +202,53 @@ func (p *Policy) Decide(m Machine) Decision {
 		d.Image, d.Reason = n.Fallback, unlisted
 	}
 	return d
+}
+
+func mergeVars(network, machine map[string]string) map[string]string {
+	if len(network) == 0 {
+		return machine
+	}
+	all := maps.Clone(network)
+	maps.Copy(all, machine)
+	return all
+}
+
+// Variables lists what a host may be given: its own and those of one network each, because it is not known before which one it comes in on.
+func (p *Policy) Variables(h *Host) []map[string]string {
+	list := []map[string]string{h.Vars}
+	for _, n := range p.Networks {
+		if len(n.Vars) > 0 {
+			list = append(list, mergeVars(n.Vars, h.Vars))
+		}
+	}
+	return list
+}
+
+// Knowing is the policy with what is known of hosts that boot an image once: installed says of a host whether it did.
+func (p *Policy) Knowing(installed func(name string) bool) *Policy {
+	other := *p
+	other.installed = installed
+	return &other
+}
+
+// Fault is something wrong with a host, for people who look at the file.
+func (p *Policy) Fault(h *Host, format string, args ...any) *strictyaml.Error {
+	if i := slices.IndexFunc(p.Hosts, func(o Host) bool { return o.Name == h.Name }); i >= 0 && p.doc != nil {
+		return p.doc.At(fmt.Sprintf("$.hosts[%d].name", i), format, args...)
+	}
+	return &strictyaml.Error{File: p.file, Msg: fmt.Sprintf(format, args...)}
+}
+
+// As is a listed machine as it shows itself to a service that sees one of its addresses.
+func (h *Host) As() Machine {
+	m := Machine{UUID: h.UUID}
+	if len(h.MACs) > 0 {
+		m.MAC = h.MACs[0]
+	}
+	if len(h.Addresses) > 0 {
+		m.Address = h.Addresses[0]
+	}
+	return m
 }
 
 // find looks for a listed machine. What is most its own counts first: every card has a MAC of its own, there are boards that

@@ -239,6 +239,57 @@ func TestBadFiles(t *testing.T) {
 }
 
 // The README shows a policy that holds every key there is.
+// Who boots an image once is sent to his own disk as soon as it is known that he did.
+func TestOnce(t *testing.T) {
+	p, err := Parse("netroot.yaml", []byte("networks: [{interface: eno1, vars: {a: 1, b: 2}}]\nhosts: [{name: nuc, mac: 00:20:38:03:37:6c, image: ubuntu, boot: once, vars: {b: 3}}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{MAC: mac("00:20:38:03:37:6c"), Interface: "eno1"}
+	d := p.Decide(m)
+	if diff := cmp.Diff(map[string]string{"a": "1", "b": "3"}, d.Vars); diff != "" || d.Image != "ubuntu" || !d.Once || d.Local {
+		t.Errorf("%+v %s", d, diff)
+	}
+	done := false
+	live := Fixed(p)
+	live.Knowing(func(name string) bool { return done && name == "nuc" })
+	if d := live.Decide(m); d.Local {
+		t.Errorf("not installed: %+v", d)
+	}
+	done = true
+	if d := live.Decide(m); !d.Local || d.Image != "" || d.Name != "nuc" {
+		t.Errorf("installed: %+v", d)
+	}
+}
+
+// A policy that is found wanting does not come into force.
+func TestRequire(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "netroot.yaml")
+	if err := os.WriteFile(file, []byte("default: ignore\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	live, err := Open(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := errors.New("menus are not wanted")
+	err = live.Require(func(p *Policy) error {
+		if p.Fallback == "menu" {
+			return bad
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("default: menu\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := live.read(file); !errors.Is(err, bad) || live.Policy().Fallback != "ignore" {
+		t.Errorf("%v, and %s is in force", err, live.Policy().Fallback)
+	}
+}
+
 func TestREADME(t *testing.T) {
 	data, err := os.ReadFile("../../README.md")
 	if err != nil {

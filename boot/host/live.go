@@ -24,6 +24,8 @@ type Live struct {
 	interfaces []string // instead of those of the file
 	policy     atomic.Pointer[Policy]
 	memory     memory
+	installed  func(name string) bool // nil: nobody
+	check      func(*Policy) error    // nil: all are good
 	stamp      stamp
 	interval   time.Duration // pollInterval, and less in tests
 }
@@ -62,7 +64,23 @@ func (l *Live) Decide(m Machine) Decision {
 	return p.Decide(l.memory.complete(p, m))
 }
 
+// Knowing tells the policy which of the hosts that boot an image once have done so.
+func (l *Live) Knowing(installed func(name string) bool) {
+	l.installed = installed
+	l.policy.Store(l.Policy().Knowing(installed))
+}
+
+// Require has every policy looked at before it comes into force, the one in force at once. A policy that check finds a fault in
+// counts as one with a fault of its own.
+func (l *Live) Require(check func(*Policy) error) error {
+	l.check = check
+	return check(l.Policy())
+}
+
 func (l *Live) set(p *Policy) {
+	if l.installed != nil {
+		p = p.Knowing(l.installed)
+	}
 	if len(l.interfaces) > 0 {
 		p = p.On(l.interfaces)
 	}
@@ -78,6 +96,9 @@ func (l *Live) read(path string) error {
 		return err
 	}
 	l.paths, l.stamp = []string{path}, stamp
+	if err == nil && l.check != nil {
+		err = l.check(p)
+	}
 	if err == nil {
 		l.set(p)
 	}

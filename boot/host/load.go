@@ -29,24 +29,26 @@ type menuEntry struct {
 }
 
 type networkEntry struct {
-	Network   string   `yaml:"network"`
-	Interface string   `yaml:"interface"`
-	Default   string   `yaml:"default"`
-	Server    string   `yaml:"server"`
-	IPXE      string   `yaml:"ipxe" jsonschema:"enum=script,enum=pxelinux"`
-	Loader    string   `yaml:"loader" jsonschema:"enum=pxelinux.0,enum=lpxelinux.0"`
-	Cmdline   []string `yaml:"cmdline"`
+	Network   string            `yaml:"network"`
+	Interface string            `yaml:"interface"`
+	Default   string            `yaml:"default"`
+	Server    string            `yaml:"server"`
+	IPXE      string            `yaml:"ipxe" jsonschema:"enum=script,enum=pxelinux"`
+	Loader    string            `yaml:"loader" jsonschema:"enum=pxelinux.0,enum=lpxelinux.0"`
+	Cmdline   []string          `yaml:"cmdline"`
+	Vars      map[string]string `yaml:"vars,literal,secret"`
 }
 
 type hostEntry struct {
-	Name     string   `yaml:"name" jsonschema:"required"`
-	MAC      []string `yaml:"mac,literal,one"`
-	UUID     string   `yaml:"uuid,literal"`
-	Address  []string `yaml:"address,one"`
-	Image    string   `yaml:"image"`
-	Boot     string   `yaml:"boot" jsonschema:"enum=local"`
-	Cmdline  []string `yaml:"cmdline"`
-	Disabled bool     `yaml:"disabled"`
+	Name     string            `yaml:"name" jsonschema:"required"`
+	MAC      []string          `yaml:"mac,literal,one"`
+	UUID     string            `yaml:"uuid,literal"`
+	Address  []string          `yaml:"address,one"`
+	Image    string            `yaml:"image"`
+	Boot     string            `yaml:"boot" jsonschema:"enum=local,enum=once"`
+	Cmdline  []string          `yaml:"cmdline"`
+	Vars     map[string]string `yaml:"vars,literal,secret"`
+	Disabled bool              `yaml:"disabled"`
 }
 
 // Load reads netroot.yaml. Every fault of it comes back as strictyaml.Errors.
@@ -86,7 +88,7 @@ func fromDocument(doc *strictyaml.Document) (*Policy, error) {
 	}
 	l := &loader{doc: doc}
 	p := Default()
-	p.file = doc.File
+	p.file, p.doc = doc.File, doc
 	p.byMAC, p.byUUID, p.byAddress = map[string]entry{}, map[string]entry{}, map[netip.Addr]entry{}
 	l.interfaces(p, c.Interfaces)
 	if doc.Has("$.default") {
@@ -179,7 +181,7 @@ func (l *loader) menu(p *Policy, m *menuEntry) {
 
 func (l *loader) network(p *Policy, i int, e *networkEntry) {
 	at := fmt.Sprintf("$.networks[%d]", i)
-	n := Network{IPXE: e.IPXE, Loader: e.Loader, Cmdline: e.Cmdline}
+	n := Network{IPXE: e.IPXE, Loader: e.Loader, Cmdline: e.Cmdline, Vars: e.Vars}
 	byPrefix, byInterface := l.doc.Has(at+".network"), l.doc.Has(at+".interface")
 	var err error
 	switch {
@@ -209,6 +211,7 @@ func (l *loader) network(p *Policy, i int, e *networkEntry) {
 		}
 	}
 	l.cmdline(at, e.Cmdline)
+	l.vars(at, e.Vars)
 	p.Networks = append(p.Networks, n)
 }
 
@@ -224,7 +227,7 @@ func (l *loader) host(p *Policy, i int, e *hostEntry, names map[string]string) {
 	at := fmt.Sprintf("$.hosts[%d]", i)
 	h := &p.Hosts[i]
 	h.Name, h.Cmdline, h.Disabled, h.line = e.Name, e.Cmdline, e.Disabled, l.doc.Line(at+".disabled")
-	h.Local = e.Boot == "local"
+	h.Local, h.Once, h.Vars = e.Boot == "local", e.Boot == "once", e.Vars
 	if err := strictyaml.HostName(e.Name); err != nil {
 		l.at(at+".name", "%v", err)
 	} else if before, twice := names[strings.ToLower(e.Name)]; twice {
@@ -245,7 +248,22 @@ func (l *loader) host(p *Policy, i int, e *hostEntry, names map[string]string) {
 		}
 		h.Image = e.Image
 	}
+	if h.Once && h.Image == "" {
+		l.at(at+".boot", "boot: once, and no image to boot once").WithHint("add image: with what the machine installs itself from")
+	}
 	l.cmdline(at, e.Cmdline)
+	l.vars(at, e.Vars)
+}
+
+// variableName is what templates can write behind .Vars.
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (l *loader) vars(at string, vars map[string]string) {
+	for name := range vars {
+		if !variableName.MatchString(name) {
+			l.errs = append(l.errs, l.doc.AtKey(at+".vars."+name, "%q is not the name of a variable: letters, digits and underscores, no digit first", name))
+		}
+	}
 }
 
 // addresses reads all that a host is found by.

@@ -1,5 +1,5 @@
 // Package httpd serves the boot tree over HTTP, to iPXE and to people: GET and HEAD, ranges, conditional requests, and
-// /healthz for whoever watches the server. It lists no folders, knows no TLS and changes nothing.
+// /healthz for whoever watches the server. It lists no folders, knows no TLS and changes nothing by itself.
 package httpd
 
 import (
@@ -31,6 +31,8 @@ type Handler struct {
 	FS func(client, local netip.Addr) fs.FS
 	// Handle answers GET and HEAD requests for exactly these paths, instead of a file. Whom it answers is its own affair.
 	Handle map[string]http.Handler
+	// Post answers POST requests for exactly these paths; their bodies are not read.
+	Post map[string]http.Handler
 	// Log gets one record per file sent and per refusal; nil is silent.
 	Log *slog.Logger
 
@@ -74,6 +76,10 @@ func (h *Handler) log() *slog.Logger {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	w.Header().Set("Server", "netroot")
+	if handler, ok := h.Post[r.URL.Path]; ok && r.Method == http.MethodPost {
+		handler.ServeHTTP(w, r)
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "this server is read-only", http.StatusMethodNotAllowed)

@@ -2,7 +2,9 @@ package pxelinux
 
 import (
 	"flag"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,14 +24,34 @@ var menus = map[string]Menu{
 	"several": {Title: "netroot 10.0.0.1", Local: true, Memtest: "memtest86+", Entries: []Entry{
 		entry("debian-12@3", "", "console=ttyS0,115200"), entry("slc68@1", ""), entry("debian-12@2", older), entry("debian-12@1", older),
 		{Label: "rescue-debian-12@3", Title: "debian-12@3", Kernel: "debian-12/3/vmlinuz", Initrd: "debian-12/3/initrd.img", Submenu: "Rescue shells", Cmdline: []string{"rd.break"}}}},
-	"other-port":    {Title: "netroot", Serial: "ttyS1,9600", Seconds: -1, Memtest: "memtest86+", Entries: []Entry{entry("debian-12@1", "")}},
-	"no-port":       {Title: "netroot", Serial: "none", Seconds: 60, Memtest: "memtest86+", Entries: []Entry{entry("debian-12@1", "")}},
-	"signs":         {Title: "a && reboot || b ; c ${net0/mac} # d", Entries: []Entry{entry("debian-12@1", "")}},
+	"other-port": {Title: "netroot", Serial: "ttyS1,9600", Seconds: -1, Memtest: "memtest86+", Entries: []Entry{entry("debian-12@1", "")}},
+	"no-port":    {Title: "netroot", Serial: "none", Seconds: 60, Memtest: "memtest86+", Entries: []Entry{entry("debian-12@1", "")}},
+	"signs":      {Title: "a && reboot || b ; c ${net0/mac} # d", Entries: []Entry{entry("debian-12@1", "")}},
+	// cloud-init finds its server behind a semicolon, and needs the slash at the end.
+	"seed": {Title: "netroot", Direct: true, Entries: []Entry{{Label: "ubuntu@1", Title: "ubuntu@1", Kernel: "ubuntu/1/vmlinuz", Initrd: "ubuntu/1/initrd.img",
+		Cmdline: []string{"ip=dhcp", "autoinstall", "ds=nocloud-net;s=http://10.0.0.1:8080/seed/ubuntu@1/nuc/", "x=it's", `y="a b"`}}}},
 	"direct":        {Title: "netroot", Direct: true, Entries: []Entry{entry("debian-12@3", "", "netroot.hostname=alpha")}},
 	"empty":         {Title: "netroot 10.0.0.1", Local: true, Note: "No image is current. Make one: netroot build RECIPE"},
 	"ignored":       {Local: true},
 	"odd-titles":    {Title: "a^b\nSERIAL 1", Seconds: 10, Entries: []Entry{{Label: "x@1", Title: "ディスクレス\tx " + strings.Repeat("long ", 30), Kernel: "x/1/vmlinuz", Initrd: "x/1/initrd.img"}}},
 	"one-of-a-kind": {Title: "netroot", Entries: []Entry{entry("debian-12@1", "")}},
+}
+
+// grubAccepts has GRUB's own parser read a configuration.
+func grubAccepts(t *testing.T, name, text string) {
+	t.Helper()
+	check, err := exec.LookPath("grub-script-check")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		return
+	}
+	cmd := exec.Command(check)
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%s: %v: %s\n%s", name, err, out, text)
+	}
 }
 
 func TestTexts(t *testing.T) {
@@ -42,7 +64,12 @@ func TestTexts(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		files := map[string]string{name + ".cfg": text, name + ".ipxe": script}
+		grub, err := m.GRUBConfig(net.HardwareAddr{0, 0x20, 0x38, 3, 0x37, 0x6c})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		grubAccepts(t, name, grub)
+		files := map[string]string{name + ".cfg": text, name + ".ipxe": script, name + ".grub.cfg": grub}
 		if name == "several" || name == "direct" {
 			if files[name+".http.cfg"], err = m.Text("http://10.0.0.1:80/"); err != nil {
 				t.Fatal(err)

@@ -7,6 +7,7 @@
 //	pxelinux.cfg/C0A80252                the same, for an address that the policy lists
 //	pxelinux.cfg/default                 what an unknown machine may boot
 //	boot.ipxe, ipxe/01-aa-bb-…           the same for iPXE
+//	grub/grub.cfg, grub/grub.cfg-01-aa-bb-…, grub/grub.cfg-C0A80252   the same for GRUB, served only
 //	IMAGE/GENERATION/{vmlinuz,initrd.img}
 //
 // The same tree is served as an fs.FS, where the configuration is made when it is asked for, and written to a folder for
@@ -33,7 +34,9 @@ import (
 	"time"
 
 	"netroot/boot/host"
+	"netroot/boot/install"
 	"netroot/boot/pxelinux"
+	"netroot/builder/seed"
 	"netroot/builder/store"
 )
 
@@ -50,6 +53,8 @@ const (
 	configDir  = "pxelinux.cfg"
 	scriptDir  = "ipxe"
 	bootScript = "boot.ipxe"
+	grubDir    = "grub"
+	grubConfig = "grub.cfg"
 	parts      = store.PartKernel + " " + store.PartInitramfs
 	ether      = "01-" // ARP's hardware type 1 in front of the address
 	maxOld     = 8     // older generations listed per image
@@ -116,6 +121,15 @@ func (v *view) open(name string) (fs.File, error) {
 		}
 		text, err := v.config(m)
 		return memFile(base, text), err
+	case dir == grubDir && base == grubConfig:
+		return v.grub(v.asking, base)
+	case dir == grubDir:
+		rest, ok := strings.CutPrefix(base, grubConfig+"-")
+		m, known := v.machine(rest)
+		if !ok || !known {
+			return nil, fs.ErrNotExist
+		}
+		return v.grub(m, base)
 	case strings.Count(name, "/") == 2:
 		return v.tree.openPart(dir, base)
 	}
@@ -229,6 +243,18 @@ func (v *view) script(m host.Machine, name string) (fs.File, error) {
 	return memFile(name, text), nil
 }
 
+func (v *view) grub(m host.Machine, name string) (fs.File, error) {
+	menu, err := v.menu(m, v.decide(m))
+	if err != nil {
+		return nil, err
+	}
+	text, err := menu.GRUBConfig(m.MAC)
+	if err != nil {
+		return nil, err
+	}
+	return memFile(name, text), nil
+}
+
 // base is the URL of the tree.
 func (t *Tree) base(server netip.Addr) string {
 	if t.HTTPPort == 0 {
@@ -330,8 +356,37 @@ func (v *view) entry(g store.Generation, d host.Decision) pxelinux.Entry {
 		Title:   g.Ref() + "  " + g.Manifest.Created.UTC().Format("2006-01-02 15:04"),
 		Kernel:  dir + store.PartKernel,
 		Initrd:  dir + store.PartInitramfs,
-		Cmdline: v.tree.Cmdline(d.Server, g, d),
+		Cmdline: append(v.tree.Cmdline(d.Server, g, d), v.tree.seed(d.Server, g, d)...),
 	}
+}
+
+// seed returns the arguments by which a machine finds what it is told. Only a host that the policy sends to the image gets them: who
+// chooses it in a menu is asked by the installer, and no disk is written for want of a key pressed in time.
+func (t *Tree) seed(server netip.Addr, g store.Generation, d host.Decision) []string {
+	if g.Manifest.Seed == "" || d.Name == "" || d.Image == "" || t.HTTPPort == 0 {
+		return nil
+	}
+	return seedArguments(seed.Kind(g.Manifest.Seed), "http://"+install.Authority(server, t.HTTPPort)+"/"+install.Path(g.Ref(), d.Name), d.Name)
+}
+
+// seedArguments are what each program reads the URL of a folder with its seed from. cloud-init puts the names of its documents right
+// behind it, so the slash at its end is part of it; and it takes it from behind a semicolon, which pxelinux and iPXE leave alone
+// and GRUB does not.
+func seedArguments(kind seed.Kind, url, name string) []string {
+	short, _, _ := strings.Cut(name, ".")
+	switch kind {
+	case seed.Autoinstall:
+		return []string{"autoinstall", "ds=nocloud-net;s=" + url}
+	case seed.CloudInit:
+		return []string{"ds=nocloud-net;s=" + url}
+	case seed.KindPreseed:
+		// With the file on the network the first questions come before it: auto puts them off, critical has those about the network
+		// answered by default, and "auto" is the card that BOOTIF names (netcfg).
+		return []string{"auto=true", "priority=critical", "interface=auto", "netcfg/hostname=" + short, "url=" + url + seed.Preseed}
+	case seed.KindKickstart:
+		return []string{"inst.ks=" + url + seed.Kickstart}
+	}
+	return nil
 }
 
 // Cmdline returns the kernel's arguments. The server is named by address, because the machine's own DHCP exchange is with

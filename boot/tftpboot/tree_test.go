@@ -362,3 +362,48 @@ func FuzzManifest(f *testing.F) {
 		}
 	})
 }
+
+// A host that is sent to an image with a seed finds it; nobody else does, and nobody by a menu.
+func TestSeedArguments(t *testing.T) {
+	for kind, want := range map[string]string{
+		"autoinstall": "autoinstall ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"cloud-init":  " ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"preseed":     " auto=true priority=critical interface=auto netcfg/hostname=alpha url=http://10.0.0.1:8080/seed/nuc@1/alpha/preseed.cfg\n",
+		"kickstart":   " inst.ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
+		"":            "netroot.hostname=alpha quiet\n",
+	} {
+		tree, st := newTree(t)
+		publish(t, st, "nuc", store.Manifest{Created: time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC), Seed: kind})
+		decide := tree.Decide
+		tree.Decide = func(m host.Machine) host.Decision {
+			d := decide(m)
+			if d.Image == "debian-12" {
+				d.Image = "nuc"
+			}
+			return d
+		}
+		fsys := tree.FS(server, host.Machine{})
+		for name, from := range map[string]string{
+			"pxelinux.cfg/01-00-20-38-03-37-6c":  "APPEND ",
+			"ipxe/01-00-20-38-03-37-6c":          "kernel ",
+			"grub/grub.cfg-01-00-20-38-03-37-6c": "linux ",
+		} {
+			text := read(t, fsys, name)
+			_, line, _ := strings.Cut(text, from)
+			line, _, _ = strings.Cut(line, "\n")
+			line = strings.NewReplacer("'", "", " BOOTIF=01-00-20-38-03-37-6c", "", " BOOTIF=01-${netX/mac:hexhyp} || goto failed", "").Replace(line)
+			if !strings.HasSuffix(line+"\n", want) {
+				t.Errorf("%s: %s has %q, want …%q", kind, name, line, want)
+			}
+		}
+		for _, name := range []string{"pxelinux.cfg/default", "ipxe/01-00-00-00-00-00-01", "grub/grub.cfg"} {
+			if text := read(t, fsys, name); strings.Contains(text, "/seed/") || !strings.Contains(text, "nuc/1/vmlinuz") {
+				t.Errorf("%s: the menu %s has:\n%s", kind, name, text)
+			}
+		}
+		tree.HTTPPort = 0
+		if text := read(t, tree.FS(server, host.Machine{}), "pxelinux.cfg/01-00-20-38-03-37-6c"); strings.Contains(text, "/seed/") {
+			t.Errorf("%s: a seed without HTTP:\n%s", kind, text)
+		}
+	}
+}

@@ -69,7 +69,8 @@ func (c *checker) seeds() {
 		case content == source:
 			c.at(t.key, "a text has either content: or source:")
 		case content:
-			t.text.document = seed.Document{Text: t.text.Content, File: c.doc.File, Line: c.doc.Block(t.key + ".content")}
+			line, indent := c.doc.Block(t.key + ".content")
+			t.text.document = seed.Document{Text: t.text.Content, File: c.doc.File, Line: line, Indent: indent}
 		case c.given(t.key+".source", t.text.Source) && c.noDots(t.key+".source", t.text.Source):
 			path := c.origin.beside(c.doc.File, t.text.Source)
 			data, err := read(c.origin, path)

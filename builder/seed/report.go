@@ -104,7 +104,7 @@ func commands(text string) (auto ast.Node, list []string, err error) {
 	}
 	auto = lookup(doc.Root(), "autoinstall")
 	if auto == nil {
-		return nil, nil, errors.New("it has no autoinstall:")
+		return nil, nil, errors.New("it has no key autoinstall")
 	}
 	if seq, ok := lookup(auto, "late-commands").(*ast.SequenceNode); ok {
 		for _, v := range seq.Values {

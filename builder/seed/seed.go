@@ -63,6 +63,8 @@ type Document struct {
 	Text string `json:"text"`
 	File string `json:"file"`
 	Line int    `json:"line"` // of its first line in the file
+	// Indent is the number of columns in front of each line there.
+	Indent int `json:"indent,omitempty"`
 }
 
 // A Seed is what a recipe says for all machines.
@@ -217,15 +219,16 @@ func (s *Seed) check(name string, m Machine) []*strictyaml.Error {
 // fault is what is wrong at a place of the rendered text. When an action of the template added or removed lines, the place cannot
 // be given in the file.
 func (d Document) fault(name string, line, column int, text, format string, args ...any) *strictyaml.Error {
-	e := &strictyaml.Error{File: d.File, Line: d.Line + line - 1, Column: column, Msg: name + ": " + fmt.Sprintf(format, args...)}
+	e := &strictyaml.Error{File: d.File, Line: d.Line + line - 1, Column: d.Indent + column, Msg: name + ": " + fmt.Sprintf(format, args...)}
 	lines := strings.Split(text, "\n")
 	if strings.Count(text, "\n") != strings.Count(d.Text, "\n") {
-		e.File, e.Line = fmt.Sprintf("%s (%s as rendered)", d.File, name), line
+		e.File, e.Line, e.Column = fmt.Sprintf("%s (%s as rendered)", d.File, name), line, column
+		d.Indent = 0
 	} else {
 		lines = strings.Split(d.Text, "\n")
 	}
 	if line >= 1 && line <= len(lines) {
-		e.Source = strings.TrimRight(lines[line-1], " \t\r")
+		e.Source = strings.Repeat(" ", d.Indent) + strings.TrimRight(lines[line-1], " \t\r")
 	}
 	return e
 }

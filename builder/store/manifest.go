@@ -36,6 +36,7 @@ type Manifest struct {
 	Writable      string          `json:"writable"`     // overlay, bind or no
 	OverlaySize   string          `json:"overlay_size"` // limit of the overlay's tmpfs, as in the recipe
 	Parts         map[string]Part `json:"parts"`
+	Seed          string          `json:"seed,omitempty"` // the kind of what PartSeed holds: autoinstall, cloud-init, preseed, kickstart
 	Lock          *lock.Lock      `json:"lock"`
 	Notes         []string        `json:"notes,omitempty"` // what went wrong in the build without stopping it, and what it provided by itself
 }

@@ -39,6 +39,10 @@ const (
 	PartKernel    = "vmlinuz"
 	PartInitramfs = "initrd.img"
 
+	// PartSeed is what an installer or cloud-init is told, where a recipe has that: it may hold password hashes, and goes only to the
+	// machine it is for.
+	PartSeed = "seed.json"
+
 	ManifestName = "image.json"
 )
 

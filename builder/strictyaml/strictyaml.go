@@ -249,13 +249,18 @@ func (d *Document) line(number int) string {
 // Root is the document as it was parsed, for who reads YAML whose keys are not his own.
 func (d *Document) Root() ast.Node { return d.root }
 
-// Block says where the first line of a text stands that Decode met at path: that below the | or >, or the line of the text itself.
-func (d *Document) Block(path string) (line int) {
+// Block says where a text stands that Decode met at path: its first line, which is that below a | or >, and the columns in front of each.
+func (d *Document) Block(path string) (line, indent int) {
 	at := d.find(path).value
-	if blockHead.MatchString(d.lineRaw(at.line)) {
-		return at.line + 1
+	if !blockHead.MatchString(d.lineRaw(at.line)) {
+		return at.line, 0
 	}
-	return at.line
+	for line = at.line + 1; line <= len(d.lines); line++ {
+		if text := d.lineRaw(line); strings.TrimSpace(text) != "" {
+			return at.line + 1, len(text) - len(strings.TrimLeft(text, " "))
+		}
+	}
+	return at.line + 1, 0
 }
 
 // blockHead is the beginning of a block scalar (YAML 1.2, 8.1), with the comment that may stand behind it.

@@ -79,7 +79,7 @@ func TestErrors(t *testing.T) {
 		"name: \"\x01\"":              "f.yaml: has the control character U+0001 on line 1",
 		"nme: x":                      "f.yaml:1:1: unknown key \"nme\"\n    nme: x\n    ^\ndid you mean \"name\"?",
 		"Name: x":                     "f.yaml:1:1: unknown key \"Name\"\n    Name: x\n    ^\ndid you mean \"name\"?",
-		"人間: x":                       "f.yaml:1:1: unknown key \"人間\"\n    人間: x\n    ^\nkeys known here: name, count, port, on, mode, kind, words, mac, pin, inner, list, skipped",
+		"人間: x":                       "f.yaml:1:1: unknown key \"人間\"\n    人間: x\n    ^\nkeys known here: name, count, port, on, mode, kind, words, mac, pin, inner, list, skipped, short, vars",
 		"inner: {パス: a, path: b}":     "f.yaml:1:9: unknown key \"パス\"\n    inner: {パス: a, path: b}\n            ^\nkeys known here: path, size",
 		"name: [日本, x]":               "f.yaml:1:7: a list, where a text belongs\n    name: [日本, x]\n          ^",
 		"words: [日本, {a: b}]":         "f.yaml:1:13: a mapping, where a text belongs\n    words: [日本, {a: b}]\n                  ^",

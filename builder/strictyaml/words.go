@@ -36,7 +36,7 @@ func ImageName(s string) error {
 	switch s {
 	case "menu", "ignore", "local":
 		return fmt.Errorf("%q cannot name an image: netroot.yaml uses the word for something else", s)
-	case "pxelinux.cfg", "pxelinux.0", "lpxelinux.0", "ipxe", "boot.ipxe", "healthz", "metrics", "v1":
+	case "pxelinux.cfg", "pxelinux.0", "lpxelinux.0", "ipxe", "boot.ipxe", "healthz", "metrics", "v1", "seed", "grub":
 		return fmt.Errorf("%q cannot name an image: it is the name of something that is served", s)
 	}
 	if strings.HasSuffix(s, ".c32") {

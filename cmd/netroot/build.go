@@ -10,9 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netroot/boot/install"
 	"netroot/builder"
 	"netroot/builder/lock"
 	"netroot/builder/recipe"
+	"netroot/builder/strictyaml"
 )
 
 // buildFlags are the flags of build.
@@ -59,6 +61,9 @@ func (c *cli) build(ctx context.Context, arg string, f buildFlags) error {
 	}
 	r, lockPath, err := loadRecipe(arg, f.arch)
 	if err != nil {
+		return err
+	}
+	if err := c.checkSeed(r); err != nil {
 		return err
 	}
 	b, err := c.builder(f.mirror, f.jobs)
@@ -114,6 +119,25 @@ func (c *cli) build(ctx context.Context, arg string, f buildFlags) error {
 		fmt.Fprintf(c.stderr, "netroot: it is not the current generation; make it so with: netroot promote %s\n", g.Ref())
 	}
 	return nil
+}
+
+// checkSeed says, before anything is built, what the hosts that are sent to the image lack for its seed.
+func (c *cli) checkSeed(r *recipe.Recipe) error {
+	s := r.Seed()
+	if s == nil {
+		return nil
+	}
+	policy, err := c.policy()
+	if err != nil {
+		return err
+	}
+	var faults []*strictyaml.Error
+	for i := range policy.Hosts {
+		if h := &policy.Hosts[i]; h.Image == r.Name && !h.Disabled { // image@3 keeps the seed it was built with
+			faults = append(faults, install.CheckHost(policy, h, s, r.Name)...)
+		}
+	}
+	return strictyaml.Join(faults...)
 }
 
 // builder makes a builder over the store.

@@ -64,6 +64,12 @@ func TestImportDirection(t *testing.T) {
 					}
 				}
 			}
+			if pkg == "netroot/builder/seed" && imp != "netroot/builder/strictyaml" {
+				t.Errorf("%s imports %s: it knows texts, and neither builds nor serves", pkg, imp)
+			}
+			if imp == "netroot/boot/install" && slices.ContainsFunc(protocols, func(p string) bool { return under(pkg, p) }) {
+				t.Errorf("%s imports %s: services do not know what files mean", pkg, imp)
+			}
 			if pkg == "netroot/boot/nodes" && imp != "netroot/boot/host" && imp != "netroot/builder/atomicfile" {
 				t.Errorf("%s imports %s: it learns what happens from records alone", pkg, imp)
 			}
@@ -74,7 +80,7 @@ func TestImportDirection(t *testing.T) {
 			}
 			if under(pkg, "netroot/boot") && under(imp, "netroot/builder") {
 				switch imp {
-				case "netroot/builder/store", "netroot/builder/image", "netroot/builder/iso", "netroot/builder/strictyaml", "netroot/builder/atomicfile":
+				case "netroot/builder/store", "netroot/builder/image", "netroot/builder/iso", "netroot/builder/seed", "netroot/builder/strictyaml", "netroot/builder/atomicfile":
 				default:
 					t.Errorf("%s imports %s: of the builder, the server sees the store and its images only", pkg, imp)
 				}

@@ -12,6 +12,7 @@ import (
 	"netroot/boot"
 	"netroot/boot/doctor"
 	"netroot/boot/host"
+	"netroot/boot/install"
 	"netroot/boot/proxydhcp"
 )
 
@@ -82,6 +83,7 @@ func (c *cli) doctor(ctx context.Context, d *doctor.Doctor, interfaces []string)
 	if err != nil {
 		return err
 	}
+	live.Knowing(install.OpenLedger(s.StateDir()).IsInstalled)
 	d.Store, d.Policy = s, live.Policy()
 	d.Tree = (&boot.Server{Store: s, Policy: live, Ports: boot.DefaultPorts}).Tree()
 	d.DHCP = proxydhcp.Config{Script: d.Tree.ScriptURL}

@@ -203,6 +203,9 @@ Every file is checked against its SHA-256 first, and appears whole or not at all
 			if err := g.Verify(cmd.Context()); err != nil {
 				return err
 			}
+			if g.Manifest.Seed != "" {
+				fmt.Fprintf(c.stderr, "netroot: %s is copied, too: it is the %s seed, with all secrets that are in it\n", store.PartSeed, g.Manifest.Seed)
+			}
 			return exportGeneration(g, args[1])
 		},
 	}

@@ -125,6 +125,9 @@ func (c *cli) showCommand() *cobra.Command {
 			row("kernel", "%s", m.KernelRelease)
 			row("command line", "%s", strings.Join(m.Cmdline, " "))
 			row("writable", "%s %s", m.Writable, m.OverlaySize)
+			if m.Seed != "" {
+				row("seed", "%s, given only to hosts that are sent to this image", m.Seed)
+			}
 			row("recipe", "%s", m.Recipe)
 			row("lock", "%s", m.LockDigest)
 			for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot} {

@@ -1,21 +1,26 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"netroot/boot/host"
+	"netroot/boot/install"
 	"netroot/boot/nodes"
 )
 
 func (c *cli) nodesCommand() *cobra.Command {
+	var installed, reinstall bool
 	cmd := &cobra.Command{
 		Use:   "nodes [NAME|MAC]",
 		Short: "Show the machines that were seen, and how far their boots have come",
@@ -24,10 +29,14 @@ it took to get there from the first sign of the boot, how many boots it has begu
 With a name or a MAC it shows that machine alone, with every stage of its last boot. It reads what the server keeps in the
 store, so it also works after the server has ended.
 
+With --installed or --reinstall it changes what a host with "boot: once" does at its next boot: start its own disk, or install
+itself from its image again. Machines report by themselves that they are installed; this is for those that cannot.
+
 Stages: ` + strings.Join(nodes.Stages, ", ") + `;
 seen and refused are machines that did not get as far.`,
 		Example: `  netroot nodes
   netroot nodes vmegr
+  netroot nodes --reinstall vmegr
   netroot nodes --json | jq -r 'select(.stage != "up") | .name'`,
 		Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -47,10 +56,50 @@ seen and refused are machines that did not get as far.`,
 			if err != nil {
 				return err
 			}
+			if installed || reinstall {
+				if len(args) == 0 || installed && reinstall {
+					return usageError{errors.New("--installed and --reinstall are each for one host, as in: netroot nodes --reinstall vmegr")}
+				}
+				return c.setInstalled(install.OpenLedger(s.StateDir()), args[0], installed)
+			}
 			return c.nodes(s.StateDir(), strings.Join(args, ""))
 		},
 	}
+	cmd.Flags().BoolVar(&installed, "installed", false, "the host NAME is installed: it boots its own disk from now on")
+	cmd.Flags().BoolVar(&reinstall, "reinstall", false, "have the host NAME install itself again at its next boot")
 	return cmd
+}
+
+// setInstalled changes what a host with boot: once does next. A server that runs heeds it at once.
+func (c *cli) setInstalled(ledger *install.Ledger, name string, done bool) error {
+	policy, err := c.policy()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(policy.Hosts, func(h host.Host) bool { return strings.EqualFold(h.Name, name) })
+	if i < 0 {
+		return fmt.Errorf("%s is not under hosts: in netroot.yaml", name)
+	}
+	h := policy.Hosts[i]
+	if !h.Once {
+		return fmt.Errorf("%s does not have boot: once in netroot.yaml, so it boots %s whenever it boots", h.Name, cmp.Or(h.Image, "what it is given a menu of"))
+	}
+	if done {
+		if err := ledger.SetInstalled(h.Name, install.Install{Time: time.Now().UTC().Truncate(time.Second), By: "netroot nodes"}); err != nil {
+			return err
+		}
+		fmt.Fprintf(c.stdout, "%s boots its own disk from now on\n", h.Name)
+		return nil
+	}
+	was, err := ledger.Reinstall(h.Name)
+	if err != nil {
+		return err
+	}
+	if !was {
+		fmt.Fprintf(c.stderr, "netroot: %s was not installed yet\n", h.Name)
+	}
+	fmt.Fprintf(c.stdout, "%s installs itself from %s at its next boot\n", h.Name, h.Image)
+	return nil
 }
 
 // nodes prints the machines that the state in dir knows, or the one called who.

@@ -8,6 +8,7 @@ import (
 
 	"netroot/boot"
 	"netroot/boot/host"
+	"netroot/boot/install"
 )
 
 func (c *cli) tftpbootCommand() *cobra.Command {
@@ -33,6 +34,7 @@ The roots are still served by 'netroot serve' at ADDRESS. Run it again after eve
 			if err != nil {
 				return err
 			}
+			policy = policy.Knowing(install.OpenLedger(s.StateDir()).IsInstalled)
 			tree := (&boot.Server{Store: s, Policy: host.Fixed(policy), Ports: ports}).Tree()
 			done, err := tree.Write(cmd.Context(), args[0], address, policy.Machines())
 			if err != nil {

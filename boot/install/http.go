@@ -1,0 +1,124 @@
+package install
+
+import (
+	"bytes"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path"
+	"strings"
+	"time"
+
+	"netroot/boot/host"
+)
+
+// Watched is a tree of boot files that notes when the machine m has loaded what it boots by.
+func (d *Desk) Watched(tree fs.FS, m host.Machine) fs.FS { return watched{tree, d, m} }
+
+type watched struct {
+	fs.FS
+	desk    *Desk
+	machine host.Machine
+}
+
+func (w watched) Open(name string) (fs.File, error) {
+	f, err := w.FS.Open(name)
+	if dir := path.Dir(name); err == nil && (dir == "pxelinux.cfg" || dir == "ipxe" || dir == "grub" || name == "boot.ipxe") {
+		if d := w.desk.Decide(w.machine); d.Name != "" && d.Image != "" {
+			w.desk.Ledger.Loaded(d.Name)
+		}
+	}
+	return f, err
+}
+
+// Deciding is decide for a service that machines ask first: it notes that they did.
+func (d *Desk) Deciding(m host.Machine) host.Decision {
+	decision := d.Decide(m)
+	if decision.Name != "" && decision.Image != "" && !decision.Ignore {
+		d.Ledger.Asked(decision.Name)
+	}
+	return decision
+}
+
+// FS is the tree with the machine's seeds in it.
+func (d *Desk) FS(tree fs.FS, m host.Machine, local netip.Addr) fs.FS {
+	return withSeeds{tree, d, m, local}
+}
+
+type withSeeds struct {
+	fs.FS
+	desk    *Desk
+	machine host.Machine
+	local   netip.Addr
+}
+
+func (w withSeeds) Open(name string) (fs.File, error) {
+	if !strings.HasPrefix(name, Dir+"/") {
+		return w.FS.Open(name)
+	}
+	text, err := w.desk.Document(name, w.machine, w.local)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return document{bytes.NewReader([]byte(text)), path.Base(name)}, nil
+}
+
+// A document is a file made for this request.
+type document struct {
+	*bytes.Reader
+	name string
+}
+
+func (f document) Stat() (fs.FileInfo, error) { return info{f.name, f.Reader.Size()}, nil }
+func (f document) Close() error               { return nil }
+
+// info has no modification time: the document is another one when the policy is.
+type info struct {
+	name string
+	size int64
+}
+
+func (i info) Name() string       { return i.name }
+func (i info) Size() int64        { return i.size }
+func (i info) Mode() fs.FileMode  { return 0o400 }
+func (i info) ModTime() time.Time { return time.Time{} }
+func (i info) IsDir() bool        { return false }
+func (i info) Sys() any           { return nil }
+
+// Reports answers machines that say that they are installed. admit tells who is at an address. A report is believed of a host that
+// has begun to boot, however long ago: installations take hours. One that comes again is answered like the first.
+func (d *Desk) Reports(admit func(client, local netip.Addr) (host.Machine, error), log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		client, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			http.Error(w, "no address", http.StatusBadRequest)
+			return
+		}
+		log := log.With("service", "http", "client", client.Addr().Unmap().String(), "file", strings.TrimPrefix(r.URL.Path, "/"))
+		m, err := admit(client.Addr().Unmap(), netip.Addr{})
+		decision := d.Decide(m)
+		b := d.Ledger.Booted(decision.Name)
+		switch {
+		case err != nil:
+		case decision.Name == "":
+			err = refusal(m.String() + " is not under hosts: in netroot.yaml")
+		case d.Asks && b.Asked.IsZero(), d.Loads && b.Loaded.IsZero():
+			err = refusal(decision.Name + " says that it is installed, and never began to boot")
+		}
+		if err != nil {
+			log.Warn("refused", "reason", err.Error())
+			http.Error(w, "this server does not know of an installation here; its log says why", http.StatusForbidden)
+			return
+		}
+		image := decision.Image
+		if err := d.Ledger.SetInstalled(decision.Name, Install{Time: time.Now().UTC().Truncate(time.Second), By: "the machine", MAC: m.MAC.String()}); err != nil {
+			log.Error("not kept", "reason", err.Error())
+			http.Error(w, "cannot remember that; try again", http.StatusInternalServerError)
+			return
+		}
+		log.Info("installed", "host", decision.Name, "image", image)
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("ok\n"))
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"netroot/builder/image"
+	"netroot/builder/iso"
 	"netroot/builder/store"
 )
 
@@ -31,13 +32,25 @@ type exports struct {
 	known   map[[16]byte]store.Generation // when it was scanned
 }
 
-// imageID is what file handles name an image by: the start of the SHA-256 of root.erofs, the same on every server
-// that holds the generation.
+// mountable is the part of a generation that machines can mount.
+func mountable(g store.Generation) string {
+	if g.Manifest.IsRoot() {
+		return store.PartRoot
+	}
+	return store.PartISO
+}
+
+// imageID is what file handles name an image by: the start of the SHA-256 of root.erofs or image.iso, the same on every
+// server that holds the generation. A kernel and an initrd alone have none.
 func imageID(g store.Generation) ([16]byte, error) {
 	var id [16]byte
-	sum, err := hex.DecodeString(g.Manifest.Parts[store.PartRoot].SHA256)
+	part, ok := g.Manifest.Parts[mountable(g)]
+	if !ok && !g.Manifest.IsRoot() {
+		return id, fmt.Errorf("%s is a kernel and an initrd, with nothing to mount: %w", g.Ref(), fs.ErrNotExist)
+	}
+	sum, err := hex.DecodeString(part.SHA256)
 	if err != nil || len(sum) < len(id) {
-		return id, fmt.Errorf("open %s: image.json has no SHA-256 of %s", g.Ref(), store.PartRoot)
+		return id, fmt.Errorf("open %s: image.json has no SHA-256 of %s", g.Ref(), mountable(g))
 	}
 	copy(id[:], sum)
 	return id, nil
@@ -111,6 +124,9 @@ func (e *exports) List() []string {
 	}
 	var names, pinned []string
 	for _, g := range generations {
+		if _, err := imageID(g); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if g.Current {
 			names = append(names, "/"+g.Image)
 		}
@@ -135,13 +151,29 @@ func (e *exports) generations() ([]store.Generation, error) {
 	return all, nil
 }
 
+// iso finds the ISO of a generation.
+func (e *exports) iso(g store.Generation) (*image.Image, error) {
+	if g.Manifest.IsRoot() {
+		return nil, fmt.Errorf("%s is no ISO: %w", g.Ref(), fs.ErrNotExist)
+	}
+	id, err := imageID(g)
+	if err != nil {
+		return nil, err
+	}
+	return e.image(id, g)
+}
+
 func (e *exports) image(id [16]byte, g store.Generation) (*image.Image, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if img, ok := e.open[id]; ok {
 		return img, nil
 	}
-	img, err := image.Open(g.Path(store.PartRoot))
+	open := image.Open
+	if !g.Manifest.IsRoot() {
+		open = iso.Open
+	}
+	img, err := open(g.Path(mountable(g)))
 	if err != nil {
 		return nil, err
 	}

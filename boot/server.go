@@ -180,8 +180,9 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 			closeAll(services)
 		}
 	}()
+	images := &exports{store: s.Store}
 	tree := s.Tree()
-	tree.Log = log
+	tree.Log, tree.ISO = log, images.iso
 	bootFiles := func(m host.Machine, local netip.Addr) fs.FS { return desk.Watched(tree.FS(local, m), m) }
 
 	if s.Ports.DHCP != 0 {
@@ -226,7 +227,6 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 		if err != nil {
 			return services, taken("NFS", s.Ports.NFS, "nfs", err)
 		}
-		images := &exports{store: s.Store}
 		n := &nfs.Server{Exports: images, Admit: guard.connections, Log: log}
 		watch.Reports, watch.figures.NFS = images.reports, n.Stats
 		services = append(services, service{"nfs", l.Addr(), func(ctx context.Context) error { return n.Serve(ctx, l) }, l.Close})

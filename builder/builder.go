@@ -50,14 +50,14 @@ type Result struct {
 // Build makes the image of a recipe and publishes it as the newest and current generation. When neither the recipe nor
 // the packages it resolves to changed since the newest generation, it builds nothing.
 //
-// It needs root. Errors: *store.BusyError when another build holds the image, *check.UnfitError when the root would
+// It needs root, but for a medium that is taken as it is. Errors: *store.BusyError when another build holds the image, *check.UnfitError when the root would
 // not boot; whatever the error, the store is as it was.
 func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Result, error) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && !r.Medium() {
 		return Result{}, fmt.Errorf("build %s: a root holds files of many owners, so building needs root; run it with sudo", r.Name)
 	}
 	// What packages bring along runs while the root is made; better to know before they are fetched.
-	if err := chroot.CanRun(r.Arch); err != nil {
+	if err := chroot.CanRun(r.Arch); err != nil && !r.Medium() {
 		return Result{}, fmt.Errorf("build %s: %w", r.Name, err)
 	}
 	draft, err := b.Store.Begin(r.Name)
@@ -92,7 +92,14 @@ func (b *Builder) Build(ctx context.Context, r *recipe.Recipe, o Options) (Resul
 		return Result{}, fmt.Errorf("build %s: %w", r.Name, err)
 	}
 	var manifest store.Manifest
-	findings, err := b.root(ctx, r, pins, src, draft, &manifest)
+	var findings []check.Finding
+	switch src := src.(type) {
+	case *mediumSource:
+		b.Progress.Step("reading the medium")
+		err = src.write(ctx, pins, draft.Dir(), &manifest)
+	case rootSource:
+		findings, err = b.root(ctx, r, pins, src, draft, &manifest)
+	}
 	if err != nil {
 		return Result{Findings: findings}, fmt.Errorf("build %s: %w", r.Name, err)
 	}

@@ -19,7 +19,7 @@ import (
 
 // root assembles the root of a recipe from the packages of its source, checks it, and writes kernel, initramfs and image into
 // the draft. It fills in of m what the generation must know about itself.
-func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, src source, draft *store.Draft, m *store.Manifest) ([]check.Finding, error) {
+func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, src rootSource, draft *store.Draft, m *store.Manifest) ([]check.Finding, error) {
 	root, err := src.assemble(ctx, r.Name, pins, draft.Scratch())
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,12 +13,17 @@ import (
 	"netroot/builder/store"
 )
 
-// A source takes the packages of a root from somewhere, and makes the root of them.
+// A source takes the packages of a root from somewhere, or a medium.
 type source interface {
 	// resolve pins the newest packages that satisfy the recipe.
 	resolve(ctx context.Context) (*lock.Lock, error)
 	// fetch brings the packages of a lock into the cache, verified.
 	fetch(ctx context.Context, pins *lock.Lock) error
+}
+
+// A rootSource is one that makes a root of its packages.
+type rootSource interface {
+	source
 	// assemble makes the root below the folder scratch, which is empty, with everything in it installed. The caller closes
 	// the session.
 	assemble(ctx context.Context, name string, pins *lock.Lock, scratch string) (*root, error)
@@ -35,7 +39,7 @@ type root struct {
 // source opens the source that the recipe names.
 func (b *Builder) source(r *recipe.Recipe) (source, error) {
 	if r.Medium() {
-		return nil, errors.New("this build of netroot reads recipes with an iso or netboot source, and cannot build them yet")
+		return b.mediumSource(r), nil
 	}
 	if r.From.Yum != nil {
 		return b.yumSource(r)

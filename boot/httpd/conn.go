@@ -39,11 +39,12 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if !ok {
 		return c.TCPConn.ReadFrom(r)
 	}
-	f, ok := part.R.(*os.File)
-	if !ok {
+	f, start := onDisk(part.R)
+	if f == nil {
 		return c.TCPConn.ReadFrom(r)
 	}
-	off, err := f.Seek(0, io.SeekCurrent)
+	seeker := part.R.(io.Seeker)
+	off, err := seeker.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return 0, err
 	}
@@ -51,10 +52,27 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := c.sender.Send(src, off, part.N, false)
+	n, err := c.sender.Send(src, start+off, part.N, false)
 	part.N -= n
-	if _, seekErr := f.Seek(off+n, io.SeekStart); err == nil {
+	if _, seekErr := seeker.Seek(off+n, io.SeekStart); err == nil {
 		err = seekErr
 	}
 	return n, err
+}
+
+// A within is a file that is a piece of another one, as those inside of an ISO are.
+type within interface {
+	io.Seeker
+	Within() (f *os.File, start int64) // nil when it lies in several pieces
+}
+
+// onDisk finds the file on disk that what r reads lies in, and where it begins there.
+func onDisk(r io.Reader) (f *os.File, start int64) {
+	switch r := r.(type) {
+	case *os.File:
+		return r, 0
+	case within:
+		return r.Within()
+	}
+	return nil, 0
 }

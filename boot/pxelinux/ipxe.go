@@ -38,8 +38,13 @@ func (m Menu) IPXEScript(base string) (string, error) {
 		if strings.Contains(cmdline, "${") {
 			return "", fmt.Errorf("write iPXE script: the command line of %s holds ${, which iPXE would expand", e.Label)
 		}
-		fmt.Fprintf(&b, ":e%d\nkernel %s%s initrd=initrd.img %s BOOTIF=01-${netX/mac:hexhyp} || goto failed\n", i, base, e.Kernel, cmdline)
-		fmt.Fprintf(&b, "initrd --name initrd.img %s%s || goto failed\nboot || goto failed\n", base, e.Initrd)
+		initrd := ""
+		if e.Initrd != "" {
+			initrd = fmt.Sprintf("initrd --name initrd.img %s%s || goto failed\n", base, e.Initrd)
+			cmdline = "initrd=initrd.img " + cmdline
+		}
+		fmt.Fprintf(&b, ":e%d\nkernel %s%s %s BOOTIF=01-${netX/mac:hexhyp} || goto failed\n", i, base, e.Kernel, cmdline)
+		b.WriteString(initrd + "boot || goto failed\n")
 		if m.Direct {
 			break
 		}

@@ -33,7 +33,7 @@ type Entry struct {
 	Label   string // unique word: "debian-12@3"
 	Title   string // what the menu shows
 	Kernel  string // path in the tree
-	Initrd  string
+	Initrd  string // "" for a program that has none
 	Cmdline []string
 	Submenu string // the title of the submenu it is in; "" is the menu itself
 }
@@ -178,15 +178,19 @@ func (e Entry) write(b *strings.Builder, base string, isDefault bool) error {
 		b.WriteString("  MENU DEFAULT\n")
 	}
 	// IPAPPEND 2 adds BOOTIF=, by which the initramfs finds the card the machine booted from.
-	fmt.Fprintf(b, "  KERNEL %s%s\n  INITRD %s%s\n  APPEND %s\n  IPAPPEND 2\n", base, e.Kernel, base, e.Initrd, cmdline)
+	fmt.Fprintf(b, "  KERNEL %s%s\n", base, e.Kernel)
+	if e.Initrd != "" {
+		fmt.Fprintf(b, "  INITRD %s%s\n", base, e.Initrd)
+	}
+	fmt.Fprintf(b, "  APPEND %s\n  IPAPPEND 2\n", cmdline)
 	return nil
 }
 
 // cmdline joins the arguments, and refuses what a loader or kernel would garble or cut. The names of the files are longer
 // by baseLen.
 func (e Entry) cmdline(baseLen int) (string, error) {
-	for _, word := range []string{e.Label, e.Kernel, e.Initrd} {
-		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	for i, word := range []string{e.Label, e.Kernel, e.Initrd} {
+		if word == "" && i < 2 || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return "", fmt.Errorf("write boot entry %q: %q is not one word of ASCII", e.Label, word)
 		}
 	}

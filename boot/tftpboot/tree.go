@@ -9,6 +9,7 @@
 //	boot.ipxe, ipxe/01-aa-bb-…           the same for iPXE
 //	grub/grub.cfg, grub/grub.cfg-01-aa-bb-…, grub/grub.cfg-C0A80252   the same for GRUB, served only
 //	IMAGE/GENERATION/{vmlinuz,initrd.img}
+//	images/IMAGE/GENERATION/image.iso, images/IMAGE/GENERATION/iso/…   an ISO and the files in it, served only
 //
 // The same tree is served as an fs.FS, where the configuration is made when it is asked for, and written to a folder for
 // somebody else's TFTP server. The fs.FS opens only the names above, so nothing else of the store is in reach; it lists no
@@ -36,6 +37,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/install"
 	"netroot/boot/pxelinux"
+	"netroot/builder/image"
 	"netroot/builder/seed"
 	"netroot/builder/store"
 )
@@ -79,6 +81,8 @@ type Tree struct {
 	NFSPort int
 	// HTTPPort is where iPXE loads from; 0 means it uses TFTP.
 	HTTPPort int
+	// ISO opens the ISO of a generation; nil serves none.
+	ISO func(store.Generation) (*image.Image, error)
 	// Log hears of machines whose image cannot be found; nil is silent.
 	Log *slog.Logger
 }
@@ -132,6 +136,8 @@ func (v *view) open(name string) (fs.File, error) {
 		return v.grub(m, base)
 	case strings.Count(name, "/") == 2:
 		return v.tree.openPart(dir, base)
+	case dir == isoDir:
+		return v.tree.openISO(base)
 	}
 	return nil, fs.ErrNotExist
 }
@@ -195,21 +201,31 @@ func (t *Tree) openLoader(name string) (fs.File, error) {
 	return f, err
 }
 
-// openPart opens IMAGE/GENERATION/PART. Both names are resolved by the store, which takes nothing but the names it gave.
+// openPart opens IMAGE/GENERATION/PART.
 func (t *Tree) openPart(image, rest string) (fs.File, error) {
 	gen, part, _ := strings.Cut(rest, "/")
-	n, err := strconv.Atoi(gen)
-	if err != nil || n < 1 || strconv.Itoa(n) != gen || !slices.Contains(strings.Fields(parts), part) {
+	if !slices.Contains(strings.Fields(parts), part) {
 		return nil, fs.ErrNotExist
 	}
-	g, err := t.Store.Resolve(image + "@" + gen)
+	g, err := t.generation(image, gen)
 	if err != nil {
-		if errors.Is(err, store.ErrNotFound) || store.ValidName(image) != nil {
-			return nil, fs.ErrNotExist
-		}
 		return nil, err
 	}
 	return os.Open(g.Path(part))
+}
+
+// generation finds a generation by the names that it has in paths. Both are resolved by the store, which takes nothing but the names it
+// gave.
+func (t *Tree) generation(image, gen string) (store.Generation, error) {
+	n, err := strconv.Atoi(gen)
+	if err != nil || n < 1 || strconv.Itoa(n) != gen {
+		return store.Generation{}, fs.ErrNotExist
+	}
+	g, err := t.Store.Resolve(image + "@" + gen)
+	if err != nil && (errors.Is(err, store.ErrNotFound) || store.ValidName(image) != nil) {
+		err = fs.ErrNotExist
+	}
+	return g, err
 }
 
 func (v *view) config(m host.Machine) (string, error) {
@@ -339,6 +355,9 @@ func (v *view) everything(menu *pxelinux.Menu, d host.Decision) error {
 		menu.Entries = append(menu.Entries, e)
 	}
 	for _, g := range current {
+		if !g.Manifest.IsRoot() {
+			continue // its initramfs is not ours
+		}
 		e := v.entry(g, d)
 		e.Submenu, e.Label, e.Cmdline = "Rescue shells", "rescue-"+e.Label, append(e.Cmdline, "rd.break")
 		menu.Entries = append(menu.Entries, e)
@@ -351,11 +370,15 @@ func (v *view) everything(menu *pxelinux.Menu, d host.Decision) error {
 
 func (v *view) entry(g store.Generation, d host.Decision) pxelinux.Entry {
 	dir := g.Image + "/" + strconv.Itoa(g.Number) + "/"
+	initrd := ""
+	if _, ok := g.Manifest.Parts[store.PartInitramfs]; ok {
+		initrd = dir + store.PartInitramfs
+	}
 	return pxelinux.Entry{
 		Label:   g.Ref(),
 		Title:   g.Ref() + "  " + g.Manifest.Created.UTC().Format("2006-01-02 15:04"),
 		Kernel:  dir + store.PartKernel,
-		Initrd:  dir + store.PartInitramfs,
+		Initrd:  initrd,
 		Cmdline: append(v.tree.Cmdline(d.Server, g, d), v.tree.seed(d.Server, g, d)...),
 	}
 }
@@ -395,6 +418,11 @@ func (t *Tree) Cmdline(server netip.Addr, g store.Generation, d host.Decision) [
 	port := t.NFSPort
 	if port == 0 {
 		port = 2049
+	}
+	if m := g.Manifest.Medium; m != nil {
+		args := mediumCmdline(m, place{server, port, t.base(server), g.Image, g.Number}, d.Name)
+		args = append(args, g.Manifest.Cmdline...)
+		return append(args, d.Cmdline...)
 	}
 	args := []string{
 		fmt.Sprintf("root=nfs:%s:/%s:vers=3,proto=tcp,nolock,nocto,actimeo=86400,port=%d,mountport=%d", server, g.Ref(), port, port),

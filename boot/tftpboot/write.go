@@ -122,6 +122,9 @@ func (t *Tree) names(machines []host.Machine) ([]string, error) {
 				continue // no menu lists it
 			}
 			for _, part := range strings.Fields(parts) {
+				if _, ok := g.Manifest.Parts[part]; !ok {
+					continue
+				}
 				names = append(names, path.Join(g.Image, strconv.Itoa(g.Number), part))
 			}
 		}

@@ -110,6 +110,9 @@ func newVerification(o Options) (*verification, error) {
 
 // fits finds pairs of image and machine that cannot work.
 func fits(gen store.Generation, spec Spec) error {
+	if m := gen.Manifest.Medium; m != nil {
+		return fmt.Errorf("%s is %s, which does not tell how far its boot has come; boot a machine from netroot serve and look at it", gen.Ref(), m.File)
+	}
 	switch arch := gen.Manifest.Arch; {
 	case arch == "amd64" || arch == "x86_64":
 		if spec.Arch == "i386" {

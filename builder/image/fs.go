@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -100,9 +101,9 @@ func (f imageFS) Open(name string) (fs.File, error) {
 		return &openDir{fileInfo: info, path: name, list: f.list(i)}, nil
 	}
 	if !i.IsRegular() {
-		return &openFile{info, io.NewSectionReader(strings.NewReader(""), 0, 0)}, nil
+		return &openFile{info, f.img, io.NewSectionReader(strings.NewReader(""), 0, 0)}, nil
 	}
-	return &openFile{info, io.NewSectionReader(inodeReader{f.img, i}, 0, i.Size)}, nil
+	return &openFile{info, f.img, io.NewSectionReader(inodeReader{f.img, i}, 0, i.Size)}, nil
 }
 
 // Stat follows symlinks, Lstat does not follow the last one.
@@ -180,12 +181,21 @@ func (r inodeReader) ReadAt(p []byte, off int64) (int, error) { return r.img.Rea
 
 type openFile struct {
 	fileInfo
+	img *Image
 	*io.SectionReader
 }
 
 func (f *openFile) Stat() (fs.FileInfo, error) { return f.fileInfo, nil }
 func (f *openFile) Close() error               { return nil }
 func (f *openFile) Size() int64                { return f.i.Size }
+
+// Within says where the file's bytes begin in the image's own file, for sendfile; nil when they do not lie together there.
+func (f *openFile) Within() (*os.File, int64) {
+	if place, n, ok := f.img.Extent(f.i, 0); ok && f.i.IsRegular() && place >= 0 && n == f.i.Size {
+		return f.img.file, place
+	}
+	return nil, 0
+}
 
 type openDir struct {
 	fileInfo

@@ -36,7 +36,8 @@ type Manifest struct {
 	Writable      string          `json:"writable"`     // overlay, bind or no
 	OverlaySize   string          `json:"overlay_size"` // limit of the overlay's tmpfs, as in the recipe
 	Parts         map[string]Part `json:"parts"`
-	Seed          string          `json:"seed,omitempty"` // the kind of what PartSeed holds: autoinstall, cloud-init, preseed, kickstart
+	Seed          string          `json:"seed,omitempty"`   // the kind of what PartSeed holds: autoinstall, cloud-init, preseed, kickstart
+	Medium        *Medium         `json:"medium,omitempty"` // what it is when it is no root
 	Lock          *lock.Lock      `json:"lock"`
 	Notes         []string        `json:"notes,omitempty"` // what went wrong in the build without stopping it, and what it provided by itself
 }
@@ -100,15 +101,13 @@ func parseManifest(data []byte) (Manifest, error) {
 			return Manifest{}, fmt.Errorf("part %q has no valid size and SHA-256", name)
 		}
 	}
-	for _, name := range requiredParts {
+	for _, name := range m.required() {
 		if _, ok := m.Parts[name]; !ok {
 			return Manifest{}, fmt.Errorf("part %s is missing", name)
 		}
 	}
 	return m, nil
 }
-
-var requiredParts = []string{PartRoot, PartKernel, PartInitramfs}
 
 // validPart refuses names that would lead out of the generation's folder.
 func validPart(name string) bool {

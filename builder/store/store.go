@@ -3,7 +3,7 @@
 //
 // A store is a folder:
 //
-//	images/NAME/GEN/{root.erofs,vmlinuz,initrd.img,image.json}   GEN counts 1, 2, 3, …
+//	images/NAME/GEN/{root.erofs,vmlinuz,initrd.img,image.json}   GEN counts 1, 2, 3, …; image.iso where it is an ISO
 //	images/NAME/current -> GEN
 //	cache/{sha256,unpacked}      verified downloads and unpacked packages, by SHA-256
 //	loader/                      boot loader files
@@ -33,7 +33,7 @@ import (
 	"strings"
 )
 
-// The parts every generation has. It may have more; each file in its folder but the manifest is a part.
+// The parts every generation of a root has; one of a medium has at least a kernel. It may have more; each file in its folder but the manifest is a part.
 const (
 	PartRoot      = "root.erofs"
 	PartKernel    = "vmlinuz"

@@ -11,6 +11,7 @@ import (
 
 	"netroot/builder/check"
 	"netroot/builder/image"
+	"netroot/builder/iso"
 	"netroot/builder/store"
 )
 
@@ -24,6 +25,13 @@ Exit code 3 means that at least one error was found.`,
 		Example: "  netroot check debian-12\n  netroot check /srv/roots/old",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if g, ok := c.medium(args[0]); ok {
+				if err := checkMedium(g); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.stderr, "netroot: %s is taken as it came, and can be read\n", g.Manifest.Medium.File)
+				return nil
+			}
 			for _, id := range facts.PCI {
 				if !pciRE.MatchString(id) {
 					return usageError{fmt.Errorf("--pci %s: write VENDOR:DEVICE in hexadecimal, as lspci -n shows it: 8086:100e", id)}
@@ -62,6 +70,27 @@ Exit code 3 means that at least one error was found.`,
 
 var pciRE = regexp.MustCompile(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$`)
 
+// medium finds a generation that is no root.
+func (c *cli) medium(arg string) (store.Generation, bool) {
+	if strings.ContainsRune(arg, '/') {
+		return store.Generation{}, false
+	}
+	g, err := c.generation(arg)
+	return g, err == nil && !g.Manifest.IsRoot()
+}
+
+// checkMedium reads all folders of an ISO.
+func checkMedium(g store.Generation) error {
+	if _, ok := g.Manifest.Parts[store.PartISO]; !ok {
+		return nil
+	}
+	img, err := iso.Open(g.Path(store.PartISO))
+	if err != nil {
+		return err
+	}
+	return img.Close()
+}
+
 // openRoot opens a root for reading: a folder when arg is the path of one (it holds a slash, or there is no such
 // image), else a generation in the store, whose manifest comes with it.
 func (c *cli) openRoot(arg string) (root fs.FS, m *store.Manifest, done func() error, err error) {
@@ -82,6 +111,9 @@ func (c *cli) openRoot(arg string) (root fs.FS, m *store.Manifest, done func() e
 			return os.DirFS(arg), nil, func() error { return nil }, nil
 		}
 		return nil, nil, nil, err
+	}
+	if !g.Manifest.IsRoot() {
+		return nil, nil, nil, fmt.Errorf("open root %s: it is no root but %s, which is taken as it came", g.Ref(), g.Manifest.Medium.File)
 	}
 	img, err := image.Open(g.Path(store.PartRoot))
 	if err != nil {

@@ -186,7 +186,7 @@ func (c *cli) exportCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "export IMAGE[@GENERATION] FOLDER",
 		Short: "Copy a generation's files out of the store",
-		Long: `Copies root.erofs, vmlinuz, initrd.img and image.json into a folder, for another server or another tool.
+		Long: `Copies root.erofs (or image.iso), vmlinuz, initrd.img and image.json into a folder, for another server or another tool.
 Every file is checked against its SHA-256 first, and appears whole or not at all.`,
 		Example: "  netroot export debian-12 /srv/debian-12",
 		Args:    cobra.ExactArgs(2),

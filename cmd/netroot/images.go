@@ -124,13 +124,26 @@ func (c *cli) showCommand() *cobra.Command {
 			row("architecture", "%s", m.Arch)
 			row("kernel", "%s", m.KernelRelease)
 			row("command line", "%s", strings.Join(m.Cmdline, " "))
-			row("writable", "%s %s", m.Writable, m.OverlaySize)
+			if medium := m.Medium; medium != nil {
+				row("medium", "%s %s (%s)", medium.File, medium.Label, medium.Family)
+				if medium.Deliver != "" {
+					row("delivered by", "%s", medium.Deliver)
+				}
+				if medium.Memory > 0 {
+					row("memory needed", "%s", megabytes(medium.Memory))
+				}
+			} else {
+				row("writable", "%s %s", m.Writable, m.OverlaySize)
+			}
 			if m.Seed != "" {
 				row("seed", "%s, given only to hosts that are sent to this image", m.Seed)
 			}
 			row("recipe", "%s", m.Recipe)
 			row("lock", "%s", m.LockDigest)
-			for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot} {
+			for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot, store.PartISO} {
+				if _, ok := m.Parts[part]; !ok {
+					continue
+				}
 				row(part, "%s  sha256 %s", megabytes(m.Parts[part].Size), m.Parts[part].SHA256)
 			}
 			for _, note := range m.Notes {

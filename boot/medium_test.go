@@ -1,0 +1,126 @@
+package boot
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"netroot/boot/host"
+	"netroot/boot/tftpboot"
+	"netroot/builder/store"
+)
+
+// publishMedium makes a generation of an ISO with the files, given as name=content, or without one of a kernel alone.
+func publishMedium(t *testing.T, s *store.Store, name string, medium store.Medium, files ...string) store.Generation {
+	t.Helper()
+	d, err := s.Begin(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Abort()
+	if len(files) > 0 {
+		if _, err := exec.LookPath("xorriso"); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatal("xorriso is not installed")
+			}
+			t.Skip("xorriso is not installed")
+		}
+		src := t.TempDir()
+		for _, f := range files {
+			path, text, _ := strings.Cut(f, "=")
+			path = filepath.Join(src, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, err := exec.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", filepath.Join(d.Dir(), store.PartISO), src).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(d.Dir(), store.PartKernel), []byte("kernel"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g, err := d.Publish(store.Manifest{Medium: &medium})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func TestMediumIsServed(t *testing.T) {
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := publishMedium(t, s, "live", store.Medium{Family: store.Live, Deliver: store.ByNFS}, "live/filesystem.squashfs=root", "README=read me")
+	publishMedium(t, s, "alone", store.Medium{Family: store.Other})
+	images := &exports{store: s}
+
+	t.Run("by NFS", func(t *testing.T) {
+		if got := strings.Join(images.List(), " "); got != "/live /live@1" {
+			t.Errorf("the exports are %s", got)
+		}
+		id, img, err := images.Open("/live@1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Another server, or this one after a restart, finds the same file by what is in a handle.
+		later := &exports{store: s}
+		again, err := later.ByID(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := img.Find("live/filesystem.squashfs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		j, ok := again.Inode(i.Nid)
+		if !ok {
+			t.Fatal("the inode is not found by its number")
+		}
+		text := make([]byte, 4)
+		if _, err := again.ReadAt(j, text, 0); err != nil || string(text) != "root" {
+			t.Errorf("%q, %v", text, err)
+		}
+		if _, _, err := images.Open("/alone"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("what has nothing to mount: %v", err)
+		}
+	})
+	t.Run("by HTTP", func(t *testing.T) {
+		tree := &tftpboot.Tree{Store: s, Decide: func(host.Machine) host.Decision { return host.Decision{} }, ISO: images.iso}
+		fsys := tree.FS(netip.MustParseAddr("10.0.0.3"), host.Machine{})
+		for name, want := range map[string]string{
+			"images/live/1/iso/live/filesystem.squashfs": "root", "images/live/1/iso/README": "read me", "live/1/vmlinuz": "kernel",
+		} {
+			if data, err := fs.ReadFile(fsys, name); err != nil || string(data) != want {
+				t.Errorf("%s: %q, %v", name, data, err)
+			}
+		}
+		f, err := fsys.Open("images/live/1/image.iso")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if n, err := io.Copy(io.Discard, f); err != nil || n != live.Manifest.Parts[store.PartISO].Size {
+			t.Errorf("the ISO: %d bytes, %v", n, err)
+		}
+		for _, name := range []string{
+			"images/live/1", "images/live/1/iso", "images/live/1/iso/gone", "images/live/1/iso/README/x", "images/live/2/image.iso", "images/live/01/image.iso",
+			"images/live/1/image.json", "images/live/1/vmlinuz", "images/alone/1/image.iso", "images/alone/1/iso/x", "images/gone/1/iso/x", "images/live/current/image.iso",
+		} {
+			if _, err := fsys.Open(name); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}

@@ -45,7 +45,9 @@ var setUp = sync.OnceValues(func() (*bench, error) {
 		}
 		b.temporary = append(b.temporary, dir)
 		b.program = filepath.Join(dir, "netroot")
-		if out, err := exec.Command("go", "build", "-o", b.program, "netroot/cmd/netroot").CombinedOutput(); err != nil {
+		cmd := exec.Command("go", "build", "-o", b.program, "netroot/cmd/netroot")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile does
+		if out, err := cmd.CombinedOutput(); err != nil {
 			return b, fmt.Errorf("build netroot: %w\n%s", err, out)
 		}
 	}

@@ -1,0 +1,65 @@
+//go:build e2e
+
+package boot_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"netroot/boot/vm"
+)
+
+// TestE2EUnit boots a machine on which netroot itself runs, as a service of the unit that `netroot units serve` prints and by the words
+// that are in it.
+func TestE2EUnit(t *testing.T) {
+	b := needBench(t)
+	const image = "e2e-unit"
+	recipe := filepath.Join(t.TempDir(), "unit.yaml")
+	text := fmt.Sprintf(`name: %s
+include: debian-12
+files:
+  - {path: /usr/bin/netroot, source: %q, mode: "0755"}
+  - {path: /etc/netroot/netroot.yaml, content: "default: ignore\n"}
+hooks:
+  - name: service
+    script: |
+      useradd --system --user-group --no-create-home --shell /usr/sbin/nologin netroot
+      /usr/bin/netroot units serve > /etc/systemd/system/netroot.service
+      systemctl enable netroot
+`, image, b.program)
+	if err := os.WriteFile(recipe, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gen := b.build(t, recipe, image)
+	lab, err := vm.Open(t.Context(), vm.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lab.Close()
+	s := &site{lab: lab}
+	policy := vm.Policy(vm.DefaultMAC.String(), image, image)
+	if s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy}); err != nil {
+		t.Fatal(err)
+	}
+	if s.machine, err = lab.Boot(vm.MachineConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.machine.Stop()
+	s.await(t, gen, 0, s.machine.PowerOn)
+	s.expect(t, "systemctl is-system-running --wait; systemctl --failed --no-legend", "running")
+	s.expect(t, "systemctl show netroot -p ActiveState -p SubState -p NRestarts", "NRestarts=0\nActiveState=active\nSubState=running")
+	// In no thread is a capability left, and the user is not root.
+	s.expect(t, "cat /proc/$(systemctl show netroot -P MainPID)/task/*/status | grep -E '^(Uid|CapEff|NoNewPrivs):' | tr -s '\\t ' ' ' | sort -u | sed \"s/$(id -u netroot)/user/g\"",
+		"CapEff: 0000000000000000\nNoNewPrivs: 1\nUid: user user user user")
+	for _, port := range []string{"udp 67", "udp 69", "udp 4011", "tcp 80", "tcp 111", "tcp 2049"} {
+		s.expect(t, fmt.Sprintf("set -- %s; ss -Hln --$1 sport = :$2 | grep -c :$2", port), "[1-9]")
+	}
+	s.expect(t, `bash -c "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3"`, "ok")
+	s.expect(t, "stat -c '%U %a' /var/lib/netroot/state", "netroot 750")
+	// A change of the policy, by reload.
+	s.expect(t, "echo 'default: menu' >/etc/netroot/netroot.yaml; systemctl reload netroot; sleep 2; journalctl -u netroot -o cat | grep -c 'policy'", "[1-9]")
+	// It is started again when it dies.
+	s.expect(t, "kill -9 $(systemctl show netroot -P MainPID); sleep 8; systemctl show netroot -p ActiveState -p NRestarts", "NRestarts=1\nActiveState=active")
+}

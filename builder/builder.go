@@ -138,7 +138,11 @@ func (b *Builder) Resolve(ctx context.Context, r *recipe.Recipe) (*lock.Lock, er
 // inputsDigest is what an image is a function of: the recipe, the packages, and what this program makes of them.
 func inputsDigest(r *recipe.Recipe, pins *lock.Lock) string {
 	h := sha256.New()
-	for _, input := range []string{buildVersion, r.Digest(), pins.Digest(), customize.Digest()} {
+	inputs := []string{buildVersion, r.Digest(), pins.Digest(), customize.Digest()}
+	if r.From.Copy != nil {
+		inputs = append(inputs, customize.CopiedDigest())
+	}
+	for _, input := range inputs {
 		fmt.Fprintln(h, input)
 	}
 	return hex.EncodeToString(h.Sum(nil))

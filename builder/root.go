@@ -25,7 +25,12 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		return nil, err
 	}
 	session := root.session
-	defer session.Close()
+	defer func() {
+		session.Close()
+		if root.release != nil {
+			root.release()
+		}
+	}()
 	// What is in /usr came with the packages, whenever they were put together.
 	if err := os.Chtimes(filepath.Join(session.Tree(), "usr"), root.newest, root.newest); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", r.Name, err)
@@ -51,7 +56,7 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 	var stats image.Stats
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		m.KernelRelease, err = b.kernelAndInitramfs(session.Tree(), draft.Dir())
+		m.KernelRelease, err = b.kernelAndInitramfs(session.Tree(), r.Kernel.Version, draft.Dir())
 		return err
 	})
 	g.Go(func() (err error) {
@@ -66,9 +71,9 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 }
 
 // kernelAndInitramfs copies the root's kernel into dir and writes the initramfs beside it.
-func (b *Builder) kernelAndInitramfs(root, dir string) (release string, err error) {
+func (b *Builder) kernelAndInitramfs(root, version, dir string) (release string, err error) {
 	fsys := os.DirFS(root)
-	kernel, release, err := initramfs.Kernel(fsys, "")
+	kernel, release, err := initramfs.Kernel(fsys, version)
 	if err != nil {
 		return "", err
 	}

@@ -33,13 +33,17 @@ type rootSource interface {
 type root struct {
 	session *chroot.Session
 	newest  time.Time // of all files of the packages
-	notes   []string  // what went wrong without stopping the build
+	notes   []string  // what went wrong without stopping the build, and what was changed in a copy
+	release func()    // nil, or to be called when the root has been read
 }
 
 // source opens the source that the recipe names.
 func (b *Builder) source(r *recipe.Recipe) (source, error) {
 	if r.Medium() {
 		return b.mediumSource(r), nil
+	}
+	if r.From.Copy != nil {
+		return b.copySource(r), nil
 	}
 	if r.From.Yum != nil {
 		return b.yumSource(r)

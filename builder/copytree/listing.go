@@ -125,6 +125,9 @@ func (u *update) plan(items []*item) (want []*item, links map[string]string) {
 
 // fetch reads what is wanted.
 func (u *update) fetch(ctx context.Context, o original, want []*item) error {
+	if len(want) == 0 {
+		return o.send(ctx, nil, nil)
+	}
 	wanted := make(map[string]*item, len(want))
 	var total int64
 	for _, i := range want {

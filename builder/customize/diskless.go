@@ -121,6 +121,9 @@ func (r rootDir) hostname(rec *recipe.Recipe) error {
 	if short, _, long := strings.Cut(rec.Hostname, "."); long {
 		names += " " + short
 	}
+	if rec.From.Copy != nil && r.ownName(names) == nil {
+		return nil
+	}
 	// 127.0.1.1 as Debian has it; at boot the initramfs puts the machine's real name there.
 	return r.writeString("/etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\t"+names+"\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 }
@@ -155,7 +158,8 @@ func (r rootDir) diskless(rec *recipe.Recipe) error {
 	if err != nil {
 		return err
 	}
-	if !supplies(rec, "/etc/fstab") {
+	// A copy's has been cleared of disks, and may name network file systems.
+	if !supplies(rec, "/etc/fstab") && (rec.From.Copy == nil || !r.exists("/etc/fstab")) {
 		if err := r.writeString("/etc/fstab", "# No disks: / comes over the network and is mounted before this is read.\n"); err != nil {
 			return err
 		}
@@ -282,7 +286,7 @@ func (r rootDir) seal(rec *recipe.Recipe) error {
 	}
 	secrets := []string{"/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed"}
 	for _, key := range r.glob("/etc/ssh", "ssh_host_*_key") {
-		if !supplies(rec, key) {
+		if !supplies(rec, key) && !keepsHostKeys(rec) {
 			secrets = append(secrets, key)
 			if !supplies(rec, key+".pub") {
 				secrets = append(secrets, key+".pub")

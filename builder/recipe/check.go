@@ -171,8 +171,7 @@ func (c *checker) from() {
 	case sources[0] == "netboot":
 		c.netboot(c.From.Netboot)
 	default:
-		e := c.doc.AtKey("$.from."+sources[0], "this build of netroot has no %s source", sources[0])
-		c.errs = append(c.errs, e.WithHint("it has: apt, yum, iso, netboot"))
+		c.copy(c.From.Copy)
 	}
 }
 
@@ -246,6 +245,7 @@ func (c *checker) lists() {
 		name = packageRE
 	}
 	c.each("$.packages", c.Packages, func(s string) error { return match(s, name, "the name of a package") })
+	c.word("$.kernel.version", c.Kernel.Version, versionRE, "the release of a kernel, as uname -r says it")
 	c.each("$.kernel.cmdline", c.Kernel.Cmdline, strictyaml.KernelParameter)
 }
 
@@ -372,7 +372,7 @@ func checkMerged(parts []part, r *Recipe) error {
 		missing("$", "arch", "arch: is one of "+strings.Join(arches, ", "))
 	}
 	switch from := r.From; {
-	case from.medium():
+	case from.medium(), from.Copy != nil:
 	case from.Apt == nil && from.Yum == nil:
 		missing("$", "from", "as in: from: {apt: {suite: bookworm}}")
 	case from.Yum != nil:
@@ -385,7 +385,8 @@ func checkMerged(parts []part, r *Recipe) error {
 	errs = append(errs, checkNames(parts, r)...)
 	errs = append(errs, checkMedium(parts, r)...)
 	errs = append(errs, checkFolders(parts, r)...)
-	if len(r.Packages) == 0 && !r.Medium() {
+	errs = append(errs, checkCopy(parts, r)...)
+	if len(r.Packages) == 0 && !r.Medium() && r.From.Copy == nil {
 		missing("$", "packages", "a machine needs at least a kernel and an init, as in: packages: [linux-image-amd64, systemd-sysv, iproute2, isc-dhcp-client]")
 	}
 	return strictyaml.Join(errs...)

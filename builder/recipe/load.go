@@ -230,6 +230,10 @@ func merge(base, r *Recipe) {
 		mergeYum(&base.From, r.From.Yum)
 	}
 	mergeMedium(&base.From, &r.From)
+	if r.From.Copy != nil {
+		mergeCopy(&base.From, r.From.Copy)
+	}
+	over(&base.Kernel.Version, r.Kernel.Version)
 	over(&base.Deliver, r.Deliver)
 	mergeSeed(base, r)
 	base.Packages = union(base.Packages, r.Packages)
@@ -273,6 +277,12 @@ func fillIn(r *Recipe) {
 			*s = v
 		}
 	}
+	if y := r.From.Copy; y != nil {
+		def(&y.HostKeys, "new")
+		if y.FileSystems == nil {
+			y.FileSystems = slices.Clone(defaultFileSystems)
+		}
+	}
 	def(&r.Root.Writable, "overlay")
 	def(&r.Root.Size, "50%")
 	if r.Root.Folders = outermost(r.Root.Folders); r.Root.Writable == "bind" && len(r.Root.Folders) == 0 {
@@ -311,6 +321,9 @@ func (r *Recipe) Digest() string {
 		n.From.Netboot = &Netboot{}
 	}
 	n.Autoinstall, n.Preseed, n.Kickstart, n.Vars = nil, nil, nil, nil // their texts are written below
+	if r.From.Copy != nil {
+		n.From.Copy = r.From.Copy.digestible()
+	}
 	n.Files = slices.Clone(r.Files)
 	for i := range n.Files {
 		if sum := n.Files[i].sum; sum != "" {

@@ -4,7 +4,7 @@
 // Every fault of a recipe comes back as strictyaml.Errors, with file, line and column, and the line itself.
 //
 // Limits: apt and yum are the sources that this build can install from; an ISO, or a kernel and an initrd (netboot), are taken as they
-// are. One more (copy) is recognised, so that the error names it, and refused. A file is copied from one file; folders and links are what hooks are for.
+// are, and a copy has the packages of its original. A file is copied from one file; folders and links are what hooks are for.
 package recipe
 
 import (
@@ -45,7 +45,7 @@ type From struct {
 	Yum     *Yum     `yaml:"yum" jsonschema_description:"RPM packages."`
 	ISO     *ISO     `yaml:"iso" jsonschema_description:"A live or installation ISO, taken as it is."`
 	Netboot *Netboot `yaml:"netboot" jsonschema_description:"A kernel and an initrd, taken as they are."`
-	Copy    *Copy    `yaml:"copy,any" jsonschema_description:"An installed system. Not in this build of netroot."`
+	Copy    *Copy    `yaml:"copy,bare" jsonschema_description:"An installed system: where it is, or a mapping."`
 }
 
 // Apt is a Debian archive.
@@ -80,11 +80,9 @@ type Repo struct {
 	Exclude      []string `yaml:"exclude" jsonschema_description:"Names of packages that are not taken from here; * and ? stand for any letters."`
 }
 
-// Copy is a source that this build does not have.
-type Copy struct{}
-
 // Kernel says how the kernel is started.
 type Kernel struct {
+	Version string   `yaml:"version,literal" jsonschema_description:"Release of the kernel to boot, as uname -r says it; left out, the newest in the root."`
 	Cmdline []string `yaml:"cmdline" jsonschema_description:"Kernel parameters, one an item. One with a comma in it needs quotes inside [ ]."`
 }
 

@@ -14,9 +14,6 @@ func Schema() []byte {
 	r := jsonschema.Reflector{FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, ExpandedStruct: true, Anonymous: true}
 	s := r.Reflect(&Recipe{})
 	s.Title = "netroot recipe"
-	for _, refused := range []string{"Copy"} {
-		delete(s.Definitions, refused)
-	}
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		panic(err) // the structs are fixed
@@ -77,13 +74,15 @@ func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 		return &jsonschema.Schema{Required: []string{"from"}, Properties: p}
 	}
 	iso, netboot := &jsonschema.Schema{Required: []string{"iso"}}, &jsonschema.Schema{Required: []string{"netboot"}}
-	whole.AnyOf = []*jsonschema.Schema{{Required: []string{"packages"}}, medium(iso, netboot)}
+	installed := &jsonschema.Schema{Required: []string{"copy"}}
+	whole.AnyOf = []*jsonschema.Schema{{Required: []string{"packages"}}, medium(iso, netboot, installed)}
 	var root []*jsonschema.Schema
 	for _, key := range rootKeys {
 		root = append(root, &jsonschema.Schema{Required: []string{key}})
 	}
 	// What changes a root does not go with a medium, and deliver: goes with nothing but an ISO.
 	s.AllOf = []*jsonschema.Schema{
+		{If: medium(installed), Then: &jsonschema.Schema{Not: &jsonschema.Schema{Required: []string{"packages"}}}},
 		{If: medium(iso, netboot), Then: &jsonschema.Schema{Not: &jsonschema.Schema{AnyOf: root}}},
 		{If: &jsonschema.Schema{Required: []string{"deliver", "from"}}, Then: medium(iso)},
 	}
@@ -93,12 +92,30 @@ func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 	s.AnyOf = []*jsonschema.Schema{{Required: []string{"include"}}, whole}
 }
 
-// JSONSchemaExtend leaves out the sources that this build refuses.
 func (From) JSONSchemaExtend(s *jsonschema.Schema) {
-	for _, key := range []string{"copy"} {
-		s.Properties.Delete(key)
-	}
-	s.OneOf = []*jsonschema.Schema{{Required: []string{"apt"}}, {Required: []string{"yum"}}, {Required: []string{"iso"}}, {Required: []string{"netboot"}}}
+	// The shortest way to say it is where the original is.
+	p := property(s, "copy")
+	p.OneOf, p.Ref = []*jsonschema.Schema{fromWhere(), {Ref: p.Ref}}, ""
+	s.OneOf = []*jsonschema.Schema{{Required: []string{"apt"}}, {Required: []string{"yum"}}, {Required: []string{"iso"}}, {Required: []string{"netboot"}}, {Required: []string{"copy"}}}
+}
+
+// fromWhere is an address or the path of a file or folder.
+func fromWhere() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "string", OneOf: []*jsonschema.Schema{
+		{Pattern: sshPattern}, {Pattern: noDotsPattern, Not: &jsonschema.Schema{Pattern: "^ssh:"}, MinLength: new(uint64(1))},
+	}}
+}
+
+func (Copy) JSONSchemaExtend(s *jsonschema.Schema) {
+	where := fromWhere()
+	property(s, "from").OneOf = where.OneOf
+	text(s, "ssh_config", noDotsPattern)
+	items(s, "file_systems", pathPattern)
+	items(s, "exclude", excludedPattern)
+	items(s, "ssh_options", sshOptionPattern)
+	ssh := &jsonschema.Schema{Properties: jsonschema.NewProperties()}
+	ssh.Properties.Set("from", &jsonschema.Schema{Pattern: "^ssh:"})
+	s.DependentSchemas = map[string]*jsonschema.Schema{"ssh_config": ssh, "ssh_options": ssh}
 }
 
 func (ISO) JSONSchemaExtend(s *jsonschema.Schema) {
@@ -155,6 +172,7 @@ func (Repo) JSONSchemaExtend(s *jsonschema.Schema) {
 }
 
 func (Kernel) JSONSchemaExtend(s *jsonschema.Schema) {
+	textOrNumber(s, "version", versionPattern)
 	items(s, "cmdline", strictyaml.ParameterPattern)
 }
 

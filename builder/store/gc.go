@@ -194,7 +194,7 @@ func (s *Store) PruneCache(ctx context.Context, keep map[string]bool, age time.D
 		return p, fmt.Errorf("prune the cache: %w", err)
 	}
 	defer os.RemoveAll(trash)
-	for _, pattern := range []string{"sha256/*/*", "sha1/*/*", "unpacked/*"} {
+	for _, pattern := range []string{"sha256/*/*", "sha1/*/*", "unpacked/*", "copies/*"} {
 		paths, err := filepath.Glob(filepath.Join(globEscape(s.CacheDir()), pattern))
 		if err != nil {
 			return p, fmt.Errorf("prune the cache: %w", err)
@@ -204,6 +204,10 @@ func (s *Store) PruneCache(ctx context.Context, keep map[string]bool, age time.D
 				return p, err
 			}
 			sum, _, _ := strings.Cut(filepath.Base(path), ".") // a download under way is SUM.part
+			if pattern == "copies/*" {
+				digest, _ := os.ReadFile(filepath.Join(path, "digest"))
+				sum, _, _ = strings.Cut(string(digest), " ")
+			}
 			st, err := os.Lstat(path)
 			if err != nil {
 				return p, fmt.Errorf("prune the cache: %w", err)

@@ -39,7 +39,7 @@ type Manifest struct {
 	Seed          string          `json:"seed,omitempty"`   // the kind of what PartSeed holds: autoinstall, cloud-init, preseed, kickstart
 	Medium        *Medium         `json:"medium,omitempty"` // what it is when it is no root
 	Lock          *lock.Lock      `json:"lock"`
-	Notes         []string        `json:"notes,omitempty"` // what went wrong in the build without stopping it, and what it provided by itself
+	Notes         []string        `json:"notes,omitempty"` // what went wrong in the build without stopping it, what it provided by itself, and what it changed in a copied root
 }
 
 // A Part is one file of a generation.

@@ -19,7 +19,7 @@ import (
 )
 
 // copyName is the one package in the lock of a copy: what it holds is pinned as a whole.
-const copyName = "copy"
+const copyName = lock.RepoCopy
 
 // A copySource takes a root from an installed system.
 type copySource struct {
@@ -52,7 +52,7 @@ func (s *copySource) resolve(ctx context.Context) (*lock.Lock, error) {
 	}
 	defer t.Close()
 	return &lock.Lock{Arch: debianArch[s.rec.Arch], Packages: []lock.Package{{
-		Name: copyName, Version: t.Digest[:12], Arch: debianArch[s.rec.Arch], Repo: copyName, Path: ".", Size: t.Size, SHA256: t.Digest,
+		Name: copyName, Version: t.Digest[:12], Arch: debianArch[s.rec.Arch], Repo: lock.RepoCopy, Path: ".", Size: t.Size, SHA256: t.Digest,
 	}}}, nil
 }
 

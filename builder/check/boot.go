@@ -22,15 +22,16 @@ func initProgram(root fs.FS) (string, string, Severity) {
 	return "no /sbin/init that can be run", "add systemd-sysv or another init to `packages`", Error
 }
 
-func kernel(root fs.FS) (string, string, Severity) {
-	if _, _, err := initramfs.Kernel(root, ""); err != nil {
+func kernel(s subject) (string, string, Severity) {
+	if _, _, err := initramfs.Kernel(s.root, s.Kernel); err != nil {
 		return err.Error(), "add a kernel to `packages` (linux-image-amd64, linux-image-686)", Error
 	}
 	return "", "", ""
 }
 
-func nfsModules(root fs.FS) (string, string, Severity) {
-	_, release, err := initramfs.Kernel(root, "")
+func nfsModules(s subject) (string, string, Severity) {
+	root := s.root
+	_, release, err := initramfs.Kernel(root, s.Kernel)
 	if err != nil {
 		return "", "", "" // told by the check before
 	}
@@ -57,18 +58,18 @@ func before(release string, major, minor int) bool {
 	return a < major || a == major && b < minor
 }
 
-// nicDriver finds network cards that the kernel has no driver for.
+// nicDriver finds network cards that the kernel has no driver for, or that it has none for any.
 func nicDriver(s subject) (string, string, Severity) {
-	if len(s.PCI) == 0 {
-		return "", "", ""
-	}
-	_, release, err := initramfs.Kernel(s.root, "")
+	_, release, err := initramfs.Kernel(s.root, s.Kernel)
 	if err != nil {
 		return "", "", ""
 	}
 	modules, err := kmod.Open(s.root, release)
 	if err != nil {
 		return "", "", ""
+	}
+	if !modules.DrivesCards() {
+		return fmt.Sprintf("kernel %s has no driver for any wired network card, built in or loadable", release), "install the kernel's whole package, with its modules", Error
 	}
 	var without []string
 	for _, id := range s.PCI {
@@ -89,8 +90,9 @@ func nicDriver(s subject) (string, string, Severity) {
 var starters = append([]string{"bin/sh"}, inits...)
 
 // kernelABI finds a C library that refuses to run on the root's own kernel, with "FATAL: kernel too old".
-func kernelABI(root fs.FS) (string, string, Severity) {
-	_, release, err := initramfs.Kernel(root, "")
+func kernelABI(s subject) (string, string, Severity) {
+	root := s.root
+	_, release, err := initramfs.Kernel(root, s.Kernel)
 	if err != nil {
 		return "", "", ""
 	}

@@ -66,6 +66,7 @@ func Fitness(what string, findings []Finding) error {
 
 // Facts are what is known of a root besides what is in it. All may be left out.
 type Facts struct {
+	Kernel   string         // release of the one that boots; "" is the newest
 	Packages []lock.Package // that should be installed
 	Cmdline  []string       // of the kernel
 	Notes    []string       // of the build: scriptlets that failed
@@ -85,10 +86,10 @@ var checks = []struct {
 }{
 	{"folders", plain(folders)},
 	{"init", plain(initProgram)},
-	{"kernel", plain(kernel)},
-	{"nfs-modules", plain(nfsModules)},
+	{"kernel", kernel},
+	{"nfs-modules", nfsModules},
 	{"nic-driver", nicDriver},
-	{"abi", plain(kernelABI)},
+	{"abi", kernelABI},
 	{"word-size", plain(wordSize)},
 	{"selinux", selinux},
 	{"writable-folders", plain(copiedFolders)},

@@ -18,7 +18,10 @@ import (
 	"netroot/builder/tree"
 )
 
-const release = "6.1.0-1-test"
+const (
+	release = "6.1.0-1-test"
+	card    = "kernel/drivers/net/ethernet/intel/e1000/e1000.ko:\n" // its line in modules.dep
+)
 
 func file(content string, mode fs.FileMode) *fstest.MapFile {
 	return &fstest.MapFile{Data: []byte(content), Mode: mode}
@@ -35,7 +38,7 @@ func goodRoot(t *testing.T) fstest.MapFS {
 		"sbin/init":               link("/lib/init"),
 		"lib/init":                file("init", 0o755),
 		"boot/vmlinuz-" + release: file("kernel", 0o644),
-		"lib/modules/" + release + "/modules.dep":                    file("kernel/fs/nfs/nfsv3.ko:\nkernel/fs/overlayfs/overlay.ko:\n", 0o644),
+		"lib/modules/" + release + "/modules.dep":                    file(card+"kernel/fs/nfs/nfsv3.ko:\nkernel/fs/overlayfs/overlay.ko:\n", 0o644),
 		"lib/modules/" + release + "/kernel/fs/nfs/nfsv3.ko":         file("", 0o644),
 		"lib/modules/" + release + "/kernel/fs/overlayfs/overlay.ko": file("", 0o644),
 		"etc/fstab":            file("# no disks\ntmpfs /scratch tmpfs defaults 0 0\nserver:/home /home nfs defaults 0 0\n", 0o644),
@@ -105,12 +108,15 @@ func TestFindings(t *testing.T) {
 		{"init", "no /sbin/init", Error, func(r fstest.MapFS) { delete(r, "lib/init") }},
 		{"init", "no /sbin/init", Error, func(r fstest.MapFS) { r["lib/init"].Mode = 0o644 }},
 		{"kernel", "vmlinuz", Error, func(r fstest.MapFS) { delete(r, "boot/vmlinuz-"+release) }},
+		{"nic-driver", "no driver for any wired network card", Error, func(r fstest.MapFS) {
+			r["lib/modules/"+release+"/modules.dep"] = file("kernel/fs/nfs/nfsv3.ko:\nkernel/fs/overlayfs/overlay.ko:\n", 0o644)
+		}},
 		{"nfs-modules", "modules.dep", Error, func(r fstest.MapFS) { delete(r, "lib/modules/"+release+"/modules.dep") }},
 		{"nfs-modules", "no module nfsv3", Error, func(r fstest.MapFS) {
-			r["lib/modules/"+release+"/modules.dep"] = file("kernel/fs/overlayfs/overlay.ko:\n", 0o644)
+			r["lib/modules/"+release+"/modules.dep"] = file(card+"kernel/fs/overlayfs/overlay.ko:\n", 0o644)
 		}},
 		{"nfs-modules", "no module overlay", Error, func(r fstest.MapFS) {
-			r["lib/modules/"+release+"/modules.dep"] = file("kernel/fs/nfs/nfsv3.ko:\n", 0o644)
+			r["lib/modules/"+release+"/modules.dep"] = file(card+"kernel/fs/nfs/nfsv3.ko:\n", 0o644)
 		}},
 		{"writable-folders", "into memory /var of 94 MB (/var/cache/yum alone has 67)", Warning, func(r fstest.MapFS) {
 			r[folderList] = file("# all\n/var\n/etc\n", 0o644)
@@ -214,7 +220,7 @@ func TestNotWrong(t *testing.T) {
 			"lib/systemd/systemd-resolved-comment": file("", 0o644),
 		},
 		"a kernel without overlayfs, and no need of it": {
-			"lib/modules/" + release + "/modules.dep": file("kernel/fs/nfs/nfsv3.ko:\n", 0o644),
+			"lib/modules/" + release + "/modules.dep": file(card+"kernel/fs/nfs/nfsv3.ko:\n", 0o644),
 			folderList: file("/etc\n", 0o644),
 		},
 		"resolvconf":        {"etc/resolv.conf": link("/run/resolvconf/resolv.conf")},

@@ -526,7 +526,7 @@ func (m *mirror) noSystem() error {
 	var tops []string
 	for name := range m.have {
 		if inner, ok := strings.CutSuffix(name, "/etc"); ok && !strings.Contains(inner, "/") {
-			return fmt.Errorf("the system is in the folder %s, not at the top: copy that folder, or make the tar with tar -C %s -c .", inner, inner)
+			return fmt.Errorf("the system is in the folder %s, not at the top: copy that folder, or make the tar of it (tar -C %s -c .)", inner, inner)
 		}
 		if !strings.Contains(name, "/") && name != "." {
 			tops = append(tops, name)

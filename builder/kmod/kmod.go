@@ -46,6 +46,7 @@ type Index struct {
 	aliases []alias
 	soft    map[string]softdep
 	builtin map[string]bool
+	cards   bool // a driver of a wired card is built in
 }
 
 // Releases lists the kernels that the root has modules for, oldest first.
@@ -230,6 +231,7 @@ func (x *Index) parseBuiltin(text string) {
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line != "" {
 			x.builtin[Name(line)] = true
+			x.cards = x.cards || strings.Contains(line, "/drivers/net/ethernet/") || Name(line) == "virtio_net"
 		}
 	}
 }

@@ -57,14 +57,22 @@ func (x *Index) Netboot(extra []string) ([]*Module, error) {
 		}
 		want = append(want, mods...)
 	}
+	want = append(want, x.wiredCards()...)
+	return x.Expand(want)
+}
+
+// DrivesCards tells that the kernel has a driver for any wired network card.
+func (x *Index) DrivesCards() bool { return x.cards || len(x.wiredCards()) > 0 }
+
+// wiredCards lists the modules that drive wired network cards.
+func (x *Index) wiredCards() []*Module {
 	hasBus := map[string]bool{}
 	for _, a := range x.aliases {
 		if !hasBus[a.module] && hasPrefix(a.pattern, buses[:]) {
 			hasBus[a.module] = true
 		}
 	}
-	want = append(want, x.Modules(func(m *Module) bool { return x.wired(m, hasBus[m.Name]) })...)
-	return x.Expand(want)
+	return x.Modules(func(m *Module) bool { return x.wired(m, hasBus[m.Name]) })
 }
 
 // wired decides by folder, which kernels since 3.2 keep clean (drivers/net/ethernet). Older ones have everything in

@@ -41,6 +41,17 @@ type Lock struct {
 	Packages []Package `json:"packages"`
 }
 
+// RepoCopy is the repository of the one package in the lock of a copied root.
+const RepoCopy = "copy"
+
+// Installed lists the packages that the root's own database should know. That of a copied root is pinned as a whole, and lists none.
+func (l *Lock) Installed() []Package {
+	if len(l.Packages) == 1 && l.Packages[0].Repo == RepoCopy {
+		return nil
+	}
+	return l.Packages
+}
+
 // Sort puts the packages in the order in which they are written: by name, then architecture.
 func (l *Lock) Sort() {
 	slices.SortFunc(l.Packages, func(a, b Package) int {

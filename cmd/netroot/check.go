@@ -43,9 +43,9 @@ Exit code 3 means that at least one error was found.`,
 			}
 			defer done()
 			if m != nil {
-				facts.Cmdline, facts.Notes = m.Cmdline, m.Notes
+				facts.Kernel, facts.Cmdline, facts.Notes = m.KernelRelease, m.Cmdline, m.Notes
 				if m.Lock != nil {
-					facts.Packages = m.Lock.Packages
+					facts.Packages = m.Lock.Installed()
 				}
 			}
 			findings := check.Run(root, facts)

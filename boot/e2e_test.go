@@ -63,6 +63,7 @@ var setUp = sync.OnceValues(func() (*bench, error) {
 })
 
 func TestMain(m *testing.M) {
+	chroot.Main()
 	code := m.Run()
 	if b, _ := setUp(); b != nil {
 		for _, dir := range b.temporary {

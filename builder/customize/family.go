@@ -33,7 +33,6 @@ var families = []family{
 		{"/etc/sysconfig/network", (*customizer).network},
 		{scriptsIfcfg + "ifcfg-eth0", (*customizer).ifcfg},
 		{"/etc/fstab", (*customizer).pseudoFstab},
-		{"/run", (*customizer).runFolder},
 		{"/etc/sysconfig/readonly-root", (*customizer).readonlyRoot},
 		{"/etc/rwtab", (*customizer).noTable},
 		{"/etc/statetab", (*customizer).noTable},
@@ -121,14 +120,6 @@ func (c *customizer) pseudoFstab(name string) (string, error) {
 		"tmpfs   /dev/shm  tmpfs   defaults        0 0\ndevpts  /dev/pts  devpts  gid=5,mode=620  0 0\n" +
 		"sysfs   /sys      sysfs   defaults        0 0\nproc    /proc     proc    defaults        0 0\n"
 	return "wrote " + name + " with the file systems of the kernel", c.root.writeString(name, text)
-}
-
-// runFolder is where the initramfs hands over what it knows; EL6 is older than it.
-func (c *customizer) runFolder(name string) (string, error) {
-	if c.root.exists(name) {
-		return "", nil
-	}
-	return "made the folder " + name, c.root.mkdirAll(name)
 }
 
 // readonlyRoot tells rc.sysinit whether / can be written to. Where it cannot, rc.sysinit checks no file systems and does not try

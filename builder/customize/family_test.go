@@ -95,7 +95,6 @@ func TestEL6(t *testing.T) {
 		"wrote /etc/sysconfig/network",
 		"wrote /etc/sysconfig/network-scripts/ifcfg-eth0",
 		"wrote /etc/fstab with the file systems of the kernel",
-		"made the folder /run",
 		"set READONLY=yes in /etc/sysconfig/readonly-root",
 		"emptied /etc/rwtab, because the initramfs makes folders writable as a whole",
 		"switched services: network on, netfs on, NetworkManager off",

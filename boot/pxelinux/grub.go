@@ -66,7 +66,10 @@ func (e Entry) grub(b *strings.Builder, mac net.HardwareAddr) error {
 	if mac != nil {
 		b.WriteString(" BOOTIF=01-" + strings.ReplaceAll(mac.String(), ":", "-"))
 	}
-	fmt.Fprintf(b, "\n  initrd /%s\n}\n", e.Initrd)
+	if e.Initrd != "" {
+		fmt.Fprintf(b, "\n  initrd /%s", e.Initrd)
+	}
+	b.WriteString("\n}\n")
 	return nil
 }
 

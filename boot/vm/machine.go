@@ -25,6 +25,7 @@ type MachineConfig struct {
 	Console  io.Writer // gets a copy of every byte of the first serial line
 	Kernel   *Kernel   // default: what the network offers
 	Link     *Link     // between each card and its network; nil is a good cable
+	Disk     string    // raw file; the machine boots from it when the network sends it there; "" is no disk
 }
 
 // Kernel is what a machine starts at once, as if the loader of another make had loaded it.
@@ -48,7 +49,7 @@ type Machine struct {
 // DefaultMAC is the address of a machine's first card when the Spec has none; 52:54:00 is QEMU's own prefix.
 var DefaultMAC = net.HardwareAddr{0x52, 0x54, 0x00, 0x6e, 0x72, 0x01}
 
-// Boot switches a machine on that has no disk and boots from the network.
+// Boot switches a machine on that boots from the network.
 func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 	spec := cfg.Spec.withDefaults("")
 	if spec.MAC == nil {
@@ -85,6 +86,10 @@ func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 	args := qemuArgs(spec, cfg.NoReboot, console.theirs, shell.theirs, control.theirs, nets)
 	if k := cfg.Kernel; k != nil {
 		args = append(args, "-kernel", k.Image, "-initrd", k.Initrd, "-append", strings.Join(k.Cmdline, " "))
+	}
+	if cfg.Disk != "" {
+		// Nothing is kept of what a test writes, so the guest's flushes need not reach this host's disk.
+		args = append(args, "-drive", "file="+cfg.Disk+",format=raw,if=virtio,cache=unsafe,discard=unmap")
 	}
 	cmd := exec.Command(path, args...)
 	cmd.ExtraFiles = wires.theirs

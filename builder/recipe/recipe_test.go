@@ -206,7 +206,7 @@ func TestShippedRecipes(t *testing.T) {
 		if r.Name != name {
 			t.Errorf("%s.yaml makes an image called %s", name, r.Name)
 		}
-		if len(r.Users) > 0 || r.From.Apt.Mirror != "" {
+		if len(r.Users) > 0 || r.From.Apt != nil && r.From.Apt.Mirror != "" || r.Vars["password"] != "" {
 			t.Errorf("%s ships a login or names a mirror", name)
 		}
 	}
@@ -242,6 +242,8 @@ func TestDigest(t *testing.T) {
 		"hostname: h\n", "include: b.yaml\n", "kernel: {cmdline: [quiet]}\n", "root: {size: 40%}\n", "root: {writable: no}\n",
 		"users: [{name: a}]\n", "users: [{name: a, uid: 7}]\n", "users: [{name: a, uid: 8}]\n", "hooks: [{name: a, script: b}]\n",
 		"services: {enable: [a]}\n", "services: {disable: [a]}\n",
+		"autoinstall: {user-data: \"#cloud-config\\n\"}\n", "autoinstall: {user-data: \"#cloud-config\\n\", meta-data: \"a: b\"}\n",
+		"autoinstall: {user-data: \"#cloud-config\\n\"}\nvars: {a: 1}\n", "autoinstall: {user-data: \"#cloud-config\\n\"}\nvars: {a: 2}\n",
 	} {
 		other(add, load(base+strings.Replace(add, "writable: no", `writable: "no"`, 1), "one"))
 	}

@@ -267,7 +267,7 @@ func TestE2EDebian(t *testing.T) {
 			}
 			time.Sleep(500 * time.Millisecond)
 		}
-		if m.MAC != vm.DefaultMAC.String() || m.Name != "diskless" || m.Ref() != first.Ref() || m.Stage != "up" || m.Stalled || len(m.Stages) < len(nodes.Stages)-1 {
+		if m.MAC != vm.DefaultMAC.String() || m.Name != "diskless" || m.Ref() != first.Ref() || m.Stage != "up" || m.Stalled || len(m.Stages) < len(nodes.Stages)-2 {
 			t.Errorf("the machine is known as %+v", m)
 		}
 		var metrics bytes.Buffer

@@ -228,7 +228,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 			return services, taken("NFS", s.Ports.NFS, "nfs", err)
 		}
 		n := &nfs.Server{Exports: images, Admit: guard.connections, Log: log}
-		watch.Reports, watch.figures.NFS = images.reports, n.Stats
+		watch.Last, watch.figures.NFS = images.last, n.Stats
 		services = append(services, service{"nfs", l.Addr(), func(ctx context.Context) error { return n.Serve(ctx, l) }, l.Close})
 		if pm, ok := s.portmap(n, log); ok {
 			services = append(services, pm)

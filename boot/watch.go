@@ -64,8 +64,19 @@ func mayMonitor(client netip.Addr, monitors []netip.Prefix) bool {
 // stageUnit is what makes a machine report its last stage.
 const stageUnit = "usr/lib/systemd/system/multi-user.target.wants/netroot-stage-up.service"
 
-// reports says whether machines of an image report stages after switch-root: those with systemd do.
-func (e *exports) reports(ref string) bool {
+// last says which stage machines of an image tell last: those with systemd that they are up, and who starts an initramfs that is not ours
+// nothing at all.
+func (e *exports) last(ref string) string {
+	if g, err := e.store.Resolve(ref); err == nil && !g.Manifest.IsRoot() {
+		return "initrd"
+	}
+	if e.tellsUp(ref) {
+		return "up"
+	}
+	return "switch-root"
+}
+
+func (e *exports) tellsUp(ref string) bool {
 	_, img, err := e.Open("/" + ref)
 	if err != nil {
 		return false

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"netroot/boot/host"
 	"netroot/boot/nodes"
+	"netroot/builder/store"
 )
 
 // Records of the services end up in what people and their monitoring read; others are turned away.
@@ -58,14 +61,26 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// Only a root with systemd tells that it is up.
-func TestReports(t *testing.T) {
+// Only a root with systemd tells that it is up, and an installer nothing.
+func TestLast(t *testing.T) {
 	s := openStore(t)
 	publish(t, s, "sysv", "root")
 	publishFile(t, s, "systemd", stageUnit, "[Unit]")
 	e := &exports{store: s}
-	for ref, want := range map[string]bool{"systemd@1": true, "systemd": true, "sysv@1": false, "nosuch@1": false, "": false} {
-		if got := e.reports(ref); got != want {
+	d, err := s.Begin("d-i")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.Dir(), store.PartKernel), []byte("kernel"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Publish(store.Manifest{Medium: &store.Medium{Family: store.DebianInstaller}}); err != nil {
+		t.Fatal(err)
+	}
+	for ref, want := range map[string]string{
+		"systemd@1": "up", "systemd": "up", "sysv@1": "switch-root", "nosuch@1": "switch-root", "": "switch-root", "d-i@1": "initrd",
+	} {
+		if got := e.last(ref); got != want {
 			t.Errorf("%s: %v", fmt.Sprintf("%q", ref), got)
 		}
 	}

@@ -16,16 +16,17 @@ import (
 
 // Stages are the points of a boot, in order. "offer": the machine was told its boot file. "loader", "menu", "kernel",
 // "initrd": that was sent to the end; menu is the loader's configuration, or iPXE's script. The others the machine tells
-// itself once its root is mounted; those before the root with the time at which they were.
+// itself once its root is mounted; those before the root with the time at which they were. "installed" is told by an installer, at any
+// time after it was loaded.
 var Stages = []string{
 	stageOffer, stageLoader, stageMenu, stageKernel, stageInitrd,
-	stageInitramfs, stageNetwork, stageRoot, stageSwitch, stageInit, stageUp,
+	stageInitramfs, stageNetwork, stageRoot, stageSwitch, stageInit, stageUp, stageInstalled,
 }
 
 const (
 	stageOffer, stageLoader, stageMenu, stageKernel, stageInitrd    = "offer", "loader", "menu", "kernel", "initrd"
 	stageInitramfs, stageNetwork, stageRoot, stageSwitch, stageInit = "initramfs", "network", "nfs-root", "switch-root", "init"
-	stageUp                                                         = "up"
+	stageUp, stageInstalled                                         = "up", "installed"
 	filesMax                                                        = 24 // names of files remembered of a boot
 	again                                                           = 10 * time.Minute
 	chainedWithin                                                   = 2 * time.Minute
@@ -61,7 +62,7 @@ type boot struct {
 
 // did is what an event changed in the course of a boot.
 type did struct {
-	reports   func(image string) bool // see Tracker
+	last      func(image string) string // see Tracker
 	began     bool
 	reached   []string
 	abandoned *stall // the boot before had not come to its end
@@ -99,8 +100,8 @@ type plan struct {
 }
 
 // take goes on with the boot.
-func (n *node) take(e Event, p plan, reports func(image string) bool) did {
-	d := did{reports: reports}
+func (n *node) take(e Event, p plan, last func(image string) string) did {
+	d := did{last: last}
 	switch e.Message {
 	case "offer", "ack":
 		n.offered(e, p, &d)
@@ -121,6 +122,10 @@ func (n *node) take(e Event, p plan, reports func(image string) bool) did {
 		}
 	case "stage":
 		n.told(e, &d)
+	case "installed":
+		if len(n.Stages) > 0 {
+			n.reach(stageInstalled, e.Time, "", &d)
+		}
 	}
 	return d
 }
@@ -135,7 +140,7 @@ func (n *node) hear(e Event) {
 }
 
 func (n *node) begin(at time.Time, p plan, d *did) {
-	if len(n.Stages) > 0 && !n.Stalled && !n.final(d.reports) && indexOf(n.Stage) > 0 {
+	if len(n.Stages) > 0 && !n.Stalled && !n.final(d.last) && indexOf(n.Stage) > 0 {
 		d.abandoned = n.stall(fmt.Sprintf("it started again %s after stage %s", span(at.Sub(n.Since)), n.Stage))
 		n.LastError = &Problem{Time: at, Reason: d.abandoned.reason}
 	}

@@ -13,7 +13,7 @@ import (
 type Event struct {
 	Time      time.Time
 	Level     slog.Level
-	Message   string // offer, ack, read, probe, aborted, refused, mount, stage; others are nobody's boot
+	Message   string // offer, ack, read, probe, aborted, refused, mount, stage, installed; others are nobody's boot
 	Service   string
 	Client    netip.Addr
 	MAC       net.HardwareAddr
@@ -139,7 +139,7 @@ func (h *tap) WithGroup(string) slog.Handler { return h }
 // told says whether records of this kind are about a machine.
 func told(message string) bool {
 	switch message {
-	case "offer", "ack", "read", "probe", "aborted", "refused", "mount", "unmount", "stage":
+	case "offer", "ack", "read", "probe", "aborted", "refused", "mount", "unmount", "stage", "installed":
 		return true
 	}
 	return false

@@ -28,8 +28,9 @@ import (
 type Tracker struct {
 	// Decide says what a machine boots: whoever has a menu to choose from may wait in it. It may be nil.
 	Decide func(host.Machine) host.Decision
-	// Reports says whether machines of an image (IMAGE@GENERATION) report stages after switch-root; nil means that all do.
-	Reports func(image string) bool
+	// Last says which stage machines of an image (IMAGE@GENERATION) tell last: "up", "switch-root" when nothing in the root reports, or
+	// "initrd" when the initramfs is not netroot's. nil means that all tell when they are up.
+	Last func(image string) string
 	// Busy says whether a transfer to that address is under way, of which there is no record before its end; nil: it never is.
 	Busy func(netip.Addr) bool
 	// Log gets a record "stalled" for each boot that stops half-way; nil is silent.
@@ -94,7 +95,7 @@ func (p *Problem) String() string {
 
 // Failed says whether the last error still matters: it came with the last boot, and the machine is not up since.
 func (m *Machine) Failed() bool {
-	return m.LastError != nil && !m.LastError.Time.Before(m.Began) && !(m.Stage == stageUp && m.LastError.Time.Before(m.Since))
+	return m.LastError != nil && !m.LastError.Time.Before(m.Began) && !(indexOf(m.Stage) >= indexOf(stageUp) && m.LastError.Time.Before(m.Since))
 }
 
 // Ref is the image with its generation, "" when none is known.
@@ -124,7 +125,7 @@ func (t *Tracker) Observe(e Event) {
 	t.mu.Lock()
 	n := t.find(mac, e.Client)
 	n.see(e)
-	did := n.take(e, p, t.Reports)
+	did := n.take(e, p, t.Last)
 	if n.Stage == "" {
 		n.Stage, n.Since = "seen", e.Time
 	}
@@ -236,7 +237,7 @@ func (t *Tracker) forget(n *node) {
 func (t *Tracker) touch(n *node) {
 	n.in.Remove(n.at)
 	n.place(&t.strangers, &t.members)
-	if n.Stalled || n.final(t.Reports) {
+	if n.Stalled || n.final(t.Last) {
 		delete(t.watched, n)
 	} else {
 		t.watched[n] = true

@@ -59,7 +59,15 @@ func TestSequences(t *testing.T) {
 				t.Fatal(err)
 			}
 			tracker.Decide = policy.Decide
-			tracker.Reports = func(image string) bool { return !strings.HasPrefix(image, "slc6") }
+			tracker.Last = func(image string) string {
+				switch {
+				case strings.HasPrefix(image, "slc6"):
+					return stageSwitch
+				case strings.HasPrefix(image, "d-i"):
+					return stageInitrd
+				}
+				return stageUp
+			}
 			start := play(t, tracker, string(section("events").Data))
 			got := map[string]string{"machines": describe(tracker.Machines(), start), "log": log.String()}
 			for _, name := range []string{"machines", "log"} {

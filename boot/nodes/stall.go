@@ -37,14 +37,14 @@ type stall struct {
 }
 
 // final says whether nothing more has to come.
-func (n *node) final(reports func(image string) bool) bool {
+func (n *node) final(last func(image string) string) bool {
 	switch n.Stage {
-	case stageUp:
+	case stageUp, stageInstalled:
 		return true
 	case stageMenu:
 		return n.Boot.Waits
-	case stageSwitch:
-		return reports != nil && !reports(n.Ref())
+	case stageInitrd, stageSwitch:
+		return last != nil && last(n.Ref()) == n.Stage
 	}
 	return len(n.Stages) == 0
 }

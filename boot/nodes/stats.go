@@ -66,7 +66,7 @@ func (t *Tracker) Stats() Stats {
 	}
 	for _, stage := range Stages {
 		s.Reached[stage] = t.stats.Reached[stage]
-		if stage != stageUp {
+		if indexOf(stage) < indexOf(stageUp) {
 			s.Stalled[stage] = t.stats.Stalled[stage]
 		}
 	}

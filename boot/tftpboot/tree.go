@@ -389,7 +389,13 @@ func (t *Tree) seed(server netip.Addr, g store.Generation, d host.Decision) []st
 	if g.Manifest.Seed == "" || d.Name == "" || d.Image == "" || t.HTTPPort == 0 {
 		return nil
 	}
-	return seedArguments(seed.Kind(g.Manifest.Seed), "http://"+install.Authority(server, t.HTTPPort)+"/"+install.Path(g.Ref(), d.Name), d.Name)
+	args := seedArguments(seed.Kind(g.Manifest.Seed), "http://"+install.Authority(server, t.HTTPPort)+"/"+install.Path(g.Ref(), d.Name), d.Name)
+	if m := g.Manifest.Medium; m != nil && m.Old {
+		for i := range args {
+			args[i] = strings.TrimPrefix(args[i], "inst.")
+		}
+	}
+	return args
 }
 
 // seedArguments are what each program reads the URL of a folder with its seed from. cloud-init puts the names of its documents right

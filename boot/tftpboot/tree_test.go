@@ -366,14 +366,19 @@ func FuzzManifest(f *testing.F) {
 // A host that is sent to an image with a seed finds it; nobody else does, and nobody by a menu.
 func TestSeedArguments(t *testing.T) {
 	for kind, want := range map[string]string{
-		"autoinstall": "autoinstall ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
-		"cloud-init":  " ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
-		"preseed":     " auto=true priority=critical interface=auto netcfg/hostname=alpha url=http://10.0.0.1:8080/seed/nuc@1/alpha/preseed.cfg\n",
-		"kickstart":   " inst.ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
-		"":            "netroot.hostname=alpha quiet\n",
+		"old kickstart": " ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
+		"autoinstall":   "autoinstall ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"cloud-init":    " ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"preseed":       " auto=true priority=critical interface=auto netcfg/hostname=alpha url=http://10.0.0.1:8080/seed/nuc@1/alpha/preseed.cfg\n",
+		"kickstart":     " inst.ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
+		"":              "netroot.hostname=alpha quiet\n",
 	} {
 		tree, st := newTree(t)
-		publish(t, st, "nuc", store.Manifest{Created: time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC), Seed: kind})
+		m := store.Manifest{Created: time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC), Seed: kind}
+		if rest, old := strings.CutPrefix(kind, "old "); old {
+			m.Seed, m.Medium = rest, &store.Medium{Family: store.Anaconda, Old: true}
+		}
+		publish(t, st, "nuc", m)
 		decide := tree.Decide
 		tree.Decide = func(m host.Machine) host.Decision {
 			d := decide(m)

@@ -73,8 +73,10 @@ func packagesOnly(t *testing.T) string {
 	put("usr/sbin/init", "#!/bin/sh\n", 0o755)
 	put("usr/sbin/dhclient-script", "#!/bin/sh\n", 0o755)
 	put("boot/vmlinuz-"+release, "", 0o644)
-	put("lib/modules/"+release+"/modules.dep", "kernel/fs/nfs/nfsv3.ko:\n", 0o644)
-	put("lib/modules/"+release+"/kernel/fs/nfs/nfsv3.ko", "", 0o644)
+	put("lib/modules/"+release+"/modules.dep", "kernel/fs/nfs/nfsv3.ko:\nkernel/drivers/net/ethernet/intel/e1000/e1000.ko:\n", 0o644)
+	for _, module := range []string{"fs/nfs/nfsv3.ko", "drivers/net/ethernet/intel/e1000/e1000.ko"} {
+		put("lib/modules/"+release+"/kernel/"+module, "", 0o644)
+	}
 	put("etc/redhat-release", "Like EL release 6\n", 0o644)
 	put("etc/nsswitch.conf", "passwd: files\nhosts: files dns\n", 0o644)
 	put("etc/passwd", "root:x:0:0::/root:/bin/sh\n", 0o644)

@@ -41,7 +41,7 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 	}
 
 	fsys := os.DirFS(session.Tree())
-	findings := check.Run(fsys, check.Facts{Kernel: r.Kernel.Version, Packages: pins.Installed(), Cmdline: r.Kernel.Cmdline, Notes: root.notes})
+	findings := check.Run(fsys, check.Facts{Size: r.Root.Size, Kernel: r.Kernel.Version, Packages: pins.Installed(), Cmdline: r.Kernel.Cmdline, Notes: root.notes})
 	for _, f := range findings {
 		if f.Severity == check.Warning {
 			b.log().Warn(f.Problem, "check", f.Check, "fix", f.Fix)

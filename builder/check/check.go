@@ -70,6 +70,7 @@ type Facts struct {
 	Packages []lock.Package // that should be installed
 	Cmdline  []string       // of the kernel
 	Notes    []string       // of the build: scriptlets that failed
+	Size     string         // limit of the memory for changes: root: size:
 	PCI      []string       // network cards that must work, as VENDOR:DEVICE in hexadecimal (lspci -n)
 }
 
@@ -92,7 +93,7 @@ var checks = []struct {
 	{"abi", kernelABI},
 	{"word-size", plain(wordSize)},
 	{"selinux", selinux},
-	{"writable-folders", plain(copiedFolders)},
+	{"writable-folders", copiedFolders},
 	{"readonly-root", plain(readonlyRoot)},
 	{"fstab", plain(fstab)},
 	{"persistent-net", plain(persistentNet)},

@@ -211,6 +211,22 @@ func TestFacts(t *testing.T) {
 	}
 }
 
+// Folders that are copied into memory must fit.
+func TestFoldersFit(t *testing.T) {
+	root := goodRoot(t)
+	root[folderList] = file("/etc\n/var\n", 0o644)
+	root["var/lib/rpm/Packages"] = file(strings.Repeat("x", 5<<20), 0o644)
+	for size, want := range map[string]string{"": "", "50%": "", "6m": "", "4g": "", "8388608": "", "5000k": "the writable folders hold 5 MB, and `root: size:` allows 5000k: /etc, /var"} {
+		got := ""
+		for _, f := range Run(root, Facts{Size: size}) {
+			got += f.Problem
+		}
+		if got != want {
+			t.Errorf("%q: %s", size, got)
+		}
+	}
+}
+
 // What is made at boot need not be there.
 func TestNotWrong(t *testing.T) {
 	for name, change := range map[string]fstest.MapFS{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strconv"
 	"strings"
 
 	"netroot/builder/tree"
@@ -25,24 +26,46 @@ func bindFolders(root fs.FS) []string {
 	return lines(data)
 }
 
-// copiedFolders finds folders that would take long to copy and much memory, and names what in them does.
-func copiedFolders(root fs.FS) (string, string, Severity) {
+// copiedFolders finds folders that would take long to copy and much memory, and names what in them does. What is more than the limit
+// does not boot.
+func copiedFolders(s subject) (string, string, Severity) {
+	root := s.root
 	var large []string
+	var total int64
 	for _, dir := range bindFolders(root) {
 		at, err := tree.Resolve(root, dir)
 		if err != nil || !isDir(root, at) {
 			return dir + " is to be writable, and is not there", "the initramfs cannot make it: make it in the image, or take it out of `root: folders:`", Warning
 		}
 		sum, most, of := weigh(root, at)
+		total += sum
 		if sum > largeFolder {
 			large = append(large, fmt.Sprintf("%s of %.0f MB (/%s alone has %.0f)", dir, float64(sum)/1e6, most, float64(of)/1e6))
 		}
+	}
+	if limit := bytesOf(s.Size); limit > 0 && total > limit {
+		return fmt.Sprintf("the writable folders hold %.0f MB, and `root: size:` allows %s: %s", float64(total)/1e6, s.Size, few(bindFolders(root))), "allow more, or list smaller folders", Error
 	}
 	if large == nil {
 		return "", "", ""
 	}
 	return "every boot copies into memory " + strings.Join(large, ", "),
 		"empty it in `hooks`, or list smaller folders in `root: folders:`", Warning
+}
+
+// bytesOf is a size as tmpfs(5) has it (512m); 0 for a share of a memory that is not known here.
+func bytesOf(size string) int64 {
+	n, unit, shift := size, "kmg", 0
+	if size != "" {
+		if i := strings.IndexByte(unit, size[len(size)-1]|0x20); i >= 0 {
+			n, shift = size[:len(size)-1], 10*(i+1)
+		}
+	}
+	v, err := strconv.ParseInt(n, 10, 48)
+	if err != nil {
+		return 0
+	}
+	return v << shift
 }
 
 // weigh adds up the files below a folder, and finds the folder right below it, or below that one, that has most of it.

@@ -38,6 +38,7 @@ type contest struct {
 	lab    *vm.Lab
 	folder string // what the peers serve: the root that netroot serves as an image
 	image  string // its export path
+	store  string
 }
 
 // newContest makes a root of 17,300 entries and a file of 1 GiB, and starts netroot for an image of it.
@@ -49,9 +50,9 @@ func newContest(b *testing.B) (*contest, *server) {
 	bench, err := setUp()
 	check(b, err)
 	dir := b.TempDir()
-	c := &contest{folder: filepath.Join(dir, "root"), image: "/big"}
-	plantRoot(b, c.folder)
 	published := filepath.Join(dir, "store")
+	c := &contest{folder: filepath.Join(dir, "root"), image: "/big", store: published}
+	plantRoot(b, c.folder)
 	publishRoot(b, published, "big", c.folder)
 	c.lab, err = vm.Open(b.Context(), vm.Config{})
 	check(b, err)

@@ -237,8 +237,8 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 	return services, nil
 }
 
-// portmap opens port 111 for clients that ask where NFS is. Machines we boot never ask, so a port that is taken is no
-// reason to fail.
+// portmap opens port 111 for clients that ask where NFS is. Machines with a root of ours never ask, only live systems with an
+// initrd of their own, so a port that is taken is no reason to fail.
 func (s *Server) portmap(n *nfs.Server, log *slog.Logger) (service, bool) {
 	if s.Ports.Portmap == 0 {
 		return service{}, false

@@ -11,6 +11,7 @@ import (
 	"netroot/boot/metrics"
 	"netroot/boot/nodes"
 	"netroot/boot/tftp"
+	"netroot/builder/store"
 )
 
 // watcher sees what happens, for people and for their monitoring.
@@ -68,7 +69,10 @@ const stageUnit = "usr/lib/systemd/system/multi-user.target.wants/netroot-stage-
 // nothing at all.
 func (e *exports) last(ref string) string {
 	if g, err := e.store.Resolve(ref); err == nil && !g.Manifest.IsRoot() {
-		return "initrd"
+		if _, ok := g.Manifest.Parts[store.PartInitramfs]; ok {
+			return "initrd"
+		}
+		return "kernel"
 	}
 	if e.tellsUp(ref) {
 		return "up"

@@ -3,11 +3,8 @@ package boot
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -61,27 +58,18 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// Only a root with systemd tells that it is up, and an installer nothing.
-func TestLast(t *testing.T) {
+// Only a root with systemd tells that it is up, and a medium tells nothing.
+func TestLastStage(t *testing.T) {
 	s := openStore(t)
 	publish(t, s, "sysv", "root")
 	publishFile(t, s, "systemd", stageUnit, "[Unit]")
 	e := &exports{store: s}
-	d, err := s.Begin("d-i")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(d.Dir(), store.PartKernel), []byte("kernel"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.Publish(store.Manifest{Medium: &store.Medium{Family: store.DebianInstaller}}); err != nil {
-		t.Fatal(err)
-	}
+	publishMedium(t, s, "memtest", store.Medium{Family: store.Memtest})
 	for ref, want := range map[string]string{
-		"systemd@1": "up", "systemd": "up", "sysv@1": "switch-root", "nosuch@1": "switch-root", "": "switch-root", "d-i@1": "initrd",
+		"systemd@1": "up", "systemd": "up", "sysv@1": "switch-root", "nosuch@1": "switch-root", "": "switch-root", "memtest@1": "kernel",
 	} {
 		if got := e.last(ref); got != want {
-			t.Errorf("%s: %v", fmt.Sprintf("%q", ref), got)
+			t.Errorf("%q: %s, want %s", ref, got, want)
 		}
 	}
 }

@@ -95,7 +95,7 @@ func (d *Doctor) Run(ctx context.Context) ([]Finding, error) {
 	}
 	ports := lookPorts()
 	findings = append(findings, d.networks(ctx, ifaces, ports)...)
-	findings = append(findings, judgePorts(ports)...)
+	findings = append(findings, judgePorts(ports, d.askers())...)
 	findings = append(findings, lookFirewall(ctx, ifaces)...)
 	findings = append(findings, d.store()...)
 	if d.MAC != nil {

@@ -307,7 +307,7 @@ func TestPorts(t *testing.T) {
 	look := func() map[string][]Finding {
 		found := map[string][]Finding{}
 		err := s.Do(vm.NSServer, func() error {
-			for _, f := range judgePorts(lookPorts()) {
+			for _, f := range judgePorts(lookPorts(), nil) {
 				found[f.About] = append(found[f.About], f)
 			}
 			return nil

@@ -8,6 +8,7 @@ import (
 
 	"netroot/boot/portowner"
 	"netroot/boot/proxydhcp"
+	"netroot/builder/store"
 )
 
 // A port is one that serve listens on.
@@ -77,8 +78,8 @@ func lookPorts() map[port]holding {
 	return m
 }
 
-// judgePorts says which are in the way.
-func judgePorts(ports map[port]holding) []Finding {
+// judgePorts says which are in the way. askers are images whose machines need the portmapper.
+func judgePorts(ports map[port]holding, askers []string) []Finding {
 	var list []Finding
 	for _, l := range listeners {
 		h := ports[l.port]
@@ -90,6 +91,9 @@ func judgePorts(ports map[port]holding) []Finding {
 			f.What = "free"
 		case h.netroot():
 			f.What = "held by " + h.String()
+		case l.spare && len(askers) > 0:
+			f.Level, f.What = Fault, "held by "+h.String()+", and the initrd of "+strings.Join(askers, ", ")+" asks there for NFS"
+			f.WayOut = "stop that one, or deliver: http in the recipe"
 		case l.spare:
 			f.What = "held by " + h.String() + ", which serve leaves it to: machines that netroot boots do not ask there"
 		case h.shared:
@@ -103,6 +107,26 @@ func judgePorts(ports map[port]holding) []Finding {
 			}
 		}
 		list = append(list, f)
+	}
+	return list
+}
+
+// askers lists the current generations of live systems that are delivered by NFS: the mount program in their initrd is klibc's, which
+// asks the portmapper.
+func (d *Doctor) askers() []string {
+	images, err := d.Store.Images()
+	if err != nil {
+		return nil // told with the store
+	}
+	var list []string
+	for _, image := range images {
+		g, err := d.Store.Resolve(image)
+		if err != nil || g.Manifest.Medium == nil {
+			continue
+		}
+		if m := g.Manifest.Medium; m.Deliver == store.ByNFS && (m.Family == store.Casper || m.Family == store.Live) {
+			list = append(list, g.Ref())
+		}
 	}
 	return list
 }

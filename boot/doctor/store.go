@@ -48,6 +48,9 @@ func (d *Doctor) store() []Finding {
 			}
 			if g.Current {
 				current = g.Ref()
+				if m := g.Manifest.Medium; m != nil && m.Memory > 0 {
+					say(Note, current, fmt.Sprintf("a machine downloads %s into its memory, and needs at least %d MB", m.File, m.Memory/1e6), wayAroundMemory(m))
+				}
 			}
 		}
 		if current == "" {
@@ -66,6 +69,14 @@ func (d *Doctor) store() []Finding {
 		list = append(list, d.folder(largest)...)
 	}
 	return list
+}
+
+// wayAroundMemory is another way to deliver a medium.
+func wayAroundMemory(m *store.Medium) string {
+	if m.Family == store.DracutLive {
+		return ""
+	}
+	return "deliver: nfs in the recipe, with which it reads only what it uses"
 }
 
 // broken says what is wrong with the files of a generation, as far as it shows without reading them whole.

@@ -28,8 +28,8 @@ import (
 type Tracker struct {
 	// Decide says what a machine boots: whoever has a menu to choose from may wait in it. It may be nil.
 	Decide func(host.Machine) host.Decision
-	// Last says which stage machines of an image (IMAGE@GENERATION) tell last: "up", "switch-root" when nothing in the root reports, or
-	// "initrd" when the initramfs is not netroot's. nil means that all tell when they are up.
+	// Last says which stage machines of an image (IMAGE@GENERATION) tell last: "up", "switch-root" when nothing in the root reports, "initrd"
+	// when the initramfs is not netroot's, or "kernel" when there is none. nil means that all tell when they are up.
 	Last func(image string) string
 	// Busy says whether a transfer to that address is under way, of which there is no record before its end; nil: it never is.
 	Busy func(netip.Addr) bool

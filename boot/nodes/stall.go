@@ -43,8 +43,8 @@ func (n *node) final(last func(image string) string) bool {
 		return true
 	case stageMenu:
 		return n.Boot.Waits
-	case stageInitrd, stageSwitch:
-		return last != nil && last(n.Ref()) == n.Stage
+	case stageKernel, stageInitrd, stageSwitch:
+		return last != nil && n.Image != "" && last(n.Ref()) == n.Stage
 	}
 	return len(n.Stages) == 0
 }

@@ -4,23 +4,29 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"netroot/builder/atomicfile"
 	"netroot/builder/progress"
 )
 
 // Take puts a file of this host into the cache under its SHA-256, which it returns with the size. The cache gets bytes of its own, so that
 // the file may be written over later: shared ones where the file system can do that (reflink), else a copy, made while
-// they are hashed. What a killed Take leaves, gc removes.
+// they are hashed. A file that is in the cache already, and was not touched since, is not read again. What a killed Take leaves, gc
+// removes.
 func (f *Fetcher) Take(ctx context.Context, path string) (sum string, size int64, err error) {
 	src, err := os.Open(path)
 	if err != nil {
@@ -33,6 +39,10 @@ func (f *Fetcher) Take(ctx context.Context, path string) (sum string, size int64
 	}
 	if !st.Mode().IsRegular() {
 		return "", 0, fmt.Errorf("read %s: not a regular file", path)
+	}
+	known := identify(path, st)
+	if sum, ok := f.remembered(known); ok {
+		return sum, st.Size(), nil
 	}
 	dir := filepath.Join(f.Cache.Dir, "sha256", "in")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -56,6 +66,7 @@ func (f *Fetcher) Take(ctx context.Context, path string) (sum string, size int64
 	target := f.Cache.Path(sum)
 	if f.Cache.has(sum, size) {
 		task.Done()
+		f.remember(known, sum)
 		return sum, size, nil
 	}
 	if err := errors.Join(part.Chmod(0o644), part.Sync(), os.MkdirAll(filepath.Dir(target), 0o755)); err != nil {
@@ -65,7 +76,62 @@ func (f *Fetcher) Take(ctx context.Context, path string) (sum string, size int64
 		return "", 0, fmt.Errorf("copy %s into the cache: %w", path, err)
 	}
 	task.Done()
+	f.remember(known, sum)
 	return sum, size, nil
+}
+
+// taken tells by what the system keeps of a file whether it is the same as before. Every write changes the last field, which nobody
+// can set.
+type taken struct {
+	Path                string
+	Device, Inode       uint64
+	Size, Mtime, Change int64 // bytes, and nanoseconds since 1970
+	SHA256              string
+}
+
+func identify(path string, info fs.FileInfo) taken {
+	t := taken{Path: path, Size: info.Size(), Mtime: info.ModTime().UnixNano()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		t.Device, t.Inode, t.Change = st.Dev, st.Ino, st.Ctim.Nano()
+	}
+	return t
+}
+
+func (f *Fetcher) takenPath(path string) string {
+	sum := sha256.Sum256([]byte(path))
+	return filepath.Join(f.Cache.Dir, "documents", "taken-"+hex.EncodeToString(sum[:]))
+}
+
+// remembered returns the sum of a file that was taken before and is as it was.
+func (f *Fetcher) remembered(now taken) (string, bool) {
+	data, err := os.ReadFile(f.takenPath(now.Path))
+	var was taken
+	if err != nil || json.Unmarshal(data, &was) != nil || !validSum(was.SHA256) || !f.Cache.has(was.SHA256, was.Size) {
+		return "", false
+	}
+	sum := was.SHA256
+	was.SHA256 = ""
+	return sum, was == now
+}
+
+// remember writes down what a file was when it was taken. It is only a saving. The clock of a file system may tick slowly, so one that
+// has just been written may be written again without a sign of it.
+func (f *Fetcher) remember(was taken, sum string) {
+	if time.Since(time.Unix(0, was.Change)) < 2*time.Second {
+		return
+	}
+	was.SHA256 = sum
+	path := f.takenPath(was.Path)
+	data, err := json.Marshal(was)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	if err == nil {
+		err = atomicfile.Write(path, data, 0o644)
+	}
+	if err != nil {
+		f.log().Warn("not remembered", "file", was.Path, "reason", err)
+	}
 }
 
 const takeChunk = 1 << 20

@@ -1,0 +1,264 @@
+//go:build e2e
+
+package boot_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"netroot/boot/vm"
+	"netroot/builder/store"
+)
+
+// livePackages make a live system of Debian's: live-boot in the initramfs finds the medium and puts an overlay over it.
+const livePackages = "linux-image-amd64,systemd-sysv,udev,live-boot,live-boot-initramfs-tools,procps"
+
+// shellUnit puts a root shell on the second serial line, which the tests talk to.
+const shellUnit = `[Unit]
+Description=Shell for the tests
+[Service]
+ExecStart=/bin/sh
+StandardInput=tty-force
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS1
+[Install]
+WantedBy=multi-user.target
+`
+
+// modulesHook puts what a machine in the lab needs into the initrd. With every module mkinitramfs takes minutes.
+const modulesHook = `#!/bin/sh
+[ "$1" = prereqs ] && exit
+. /usr/share/initramfs-tools/hook-functions
+manual_add_modules e1000 nfs nfsv3 squashfs overlay loop
+`
+
+// unreadSize is in the live system and is read by nobody.
+const unreadSize = 128 << 20
+
+// liveISO makes an ISO laid out as Debian's live images are.
+//
+//	NETROOT_E2E_LIVE=…   one to use again
+func liveISO(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("NETROOT_E2E_LIVE"); path != "" {
+		return path
+	}
+	for _, tool := range []string{"mmdebstrap", "mksquashfs", "xorriso"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("%s is not installed", tool)
+			}
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	dir := t.TempDir()
+	root, medium := filepath.Join(dir, "root"), filepath.Join(dir, "medium")
+	run := func(name string, args ...string) {
+		t.Helper()
+		began := time.Now()
+		out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, out[max(0, len(out)-3000):])
+		}
+		t.Logf("%s: %.1f s", name, time.Since(began).Seconds())
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hook := filepath.Join(dir, "hook")
+	if err := os.WriteFile(hook, []byte(modulesHook), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run("mmdebstrap", "--mode=root", "--variant=minbase", "--include="+livePackages,
+		`--essential-hook=mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/initramfs-tools/hooks"; echo MODULES=list > "$1/etc/initramfs-tools/conf.d/e2e"`,
+		"--essential-hook=upload "+hook+" /etc/initramfs-tools/hooks/e2e",
+		`--aptopt=APT::Sandbox::User "root"`,
+		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/man/*", "bookworm", root)
+	write("etc/hostname", "live\n")
+	write("etc/systemd/system/shell.service", shellUnit)
+	wants := filepath.Join(root, "etc/systemd/system/multi-user.target.wants")
+	if err := os.MkdirAll(wants, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("../shell.service", filepath.Join(wants, "shell.service")); err != nil {
+		t.Fatal(err)
+	}
+	// What cannot be compressed shows what is moved.
+	run("dd", "if=/dev/urandom", "of="+filepath.Join(root, "unread"), "bs=1M", fmt.Sprintf("count=%d", unreadSize>>20))
+	if err := os.MkdirAll(filepath.Join(medium, "live"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"vmlinuz", "initrd.img"} {
+		found, err := filepath.Glob(filepath.Join(root, "boot", name+"-*"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("the root has the kernels %v, %v", found, err)
+		}
+		if err := os.Rename(found[0], filepath.Join(medium, "live", filepath.Base(found[0]))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("mksquashfs", root, filepath.Join(medium, "live/filesystem.squashfs"), "-comp", "zstd", "-Xcompression-level", "3", "-noappend", "-quiet", "-no-progress",
+		"-e", "boot", "var/cache/apt", "var/lib/apt/lists")
+	if err := os.RemoveAll(root); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "live.iso")
+	run("xorriso", "-as", "mkisofs", "-quiet", "-R", "-J", "-V", "NETROOT LIVE", "-o", path, medium)
+	return path
+}
+
+// TestE2ELive boots an ISO of live-boot's both ways, and says what each took.
+func TestE2ELive(t *testing.T) {
+	b := needBench(t)
+	iso := liveISO(t)
+	published := t.TempDir()
+	b = &bench{program: b.program, store: published}
+	took := map[string]string{}
+	moved := map[string]int64{}
+	for _, deliver := range []string{store.ByNFS, store.ByHTTP} {
+		t.Run(deliver, func(t *testing.T) { moved[deliver], took[deliver] = bootLive(t, b, iso, deliver) })
+	}
+	for _, deliver := range []string{store.ByNFS, store.ByHTTP} {
+		t.Logf("by %s: %s", deliver, took[deliver])
+	}
+	if moved[store.ByNFS] > 0 && moved[store.ByHTTP] > 0 && moved[store.ByNFS] > moved[store.ByHTTP]-unreadSize {
+		t.Errorf("NFS moved %d bytes and HTTP %d: it has read what nobody asked for", moved[store.ByNFS], moved[store.ByHTTP])
+	}
+}
+
+// bootLive boots the ISO and returns how many bytes of its file system went over the network, and all that was measured in words.
+func bootLive(t *testing.T, b *bench, iso, deliver string) (moved int64, words string) {
+	recipe := filepath.Join(t.TempDir(), "live.yaml")
+	text := fmt.Sprintf("name: e2e-live\narch: amd64\nfrom: {iso: {path: %s}}\ndeliver: %s\n", iso, deliver)
+	if err := os.WriteFile(recipe, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	gen := b.build(t, recipe, "e2e-live")
+	t.Logf("built in %.1f s", time.Since(began).Seconds())
+	if m := gen.Manifest.Medium; m == nil || m.Family != store.Live || m.Deliver != deliver || !strings.HasPrefix(gen.Manifest.KernelRelease, "6.") {
+		t.Fatalf("it is %+v with the kernel %q", m, gen.Manifest.KernelRelease)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	lab, err := vm.Open(ctx, vm.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	s := &site{lab: lab}
+	s.server, err = lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: vm.Policy(vm.DefaultMAC.String(), "diskless", "e2e-live")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.machine, err = lab.Boot(vm.MachineConfig{Spec: vm.Spec{Memory: 1536}}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.machine.Stop()
+	if err := s.machine.WaitPrompt(ctx, "login:"); err != nil {
+		t.Fatalf("no login: %v\n%s", err, strings.Join(s.machine.ConsoleTail(60), "\n"))
+	}
+	up := time.Since(s.machine.PowerOn)
+	s.expect(t, "grep -c ' / overlay ' /proc/mounts", "1")
+	s.expect(t, "ls /sys/block | grep -v -e ^loop -e ^ram -e ^fd | wc -l", "0")
+	// What the medium takes of the memory: a file system in memory that holds what was downloaded.
+	held := s.run(t, time.Minute, "df -k --output=fstype,used /run/live/medium | tail -n 1; grep -E 'MemTotal|MemAvailable' /proc/meminfo")
+	t.Logf("the medium and the memory:\n%s", held)
+	wantType := map[string]string{store.ByNFS: "nfs", store.ByHTTP: "ramfs"}[deliver]
+	s.expect(t, "grep ' /run/live/medium ' /proc/mounts | cut -d' ' -f3", wantType)
+
+	for _, e := range s.server.Events() {
+		if e.Service == "http" && e.Message == "read" && strings.Contains(e.File, "/iso/") {
+			moved += e.Bytes
+		}
+	}
+	moved += metric(t, lab, "netroot_nfs_read_bytes_total")
+	available := 0
+	for line := range strings.Lines(held) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemAvailable:" {
+			available, _ = strconv.Atoi(f[1])
+		}
+	}
+	squashfs := gen.Manifest.Parts[store.PartISO].Size
+	words = fmt.Sprintf("login after %.0f s, %d MB of the ISO's %d MB moved, %d MB of 1536 MB available", up.Seconds(), moved/1e6, squashfs/1e6, available/1000)
+	return moved, words
+}
+
+// metric reads one figure of the server's.
+func metric(t *testing.T, lab *vm.Lab, name string) int64 {
+	t.Helper()
+	var out bytes.Buffer
+	curl := exec.Command("curl", "-sSf", "http://127.0.0.1/metrics")
+	curl.Stdout, curl.Stderr = &out, &out
+	p, err := lab.Start(vm.NSServer, curl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	for line := range strings.Lines(out.String()) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int64(n)
+		}
+	}
+	t.Fatalf("there is no %s in\n%s", name, out.String())
+	return 0
+}
+
+// BenchmarkISO compares a file of 1 GiB, and a walk of 17,300 entries, out of an ISO with the same out of an EROFS image, by NFS
+// from one server.
+func BenchmarkISO(b *testing.B) {
+	for _, tool := range []string{"nfs-cat", "nfs-ls", "xorriso"} {
+		needPeer(b, tool)
+	}
+	c, netroot := newContest(b)
+	s, err := store.Open(c.store)
+	check(b, err)
+	d, err := s.Begin("iso")
+	check(b, err)
+	defer d.Abort()
+	out, err := exec.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", filepath.Join(d.Dir(), store.PartISO), c.folder).CombinedOutput()
+	if err != nil {
+		b.Fatalf("xorriso: %v\n%s", err, out)
+	}
+	check(b, os.WriteFile(filepath.Join(d.Dir(), store.PartKernel), []byte("kernel"), 0o644))
+	_, err = d.Publish(store.Manifest{Medium: &store.Medium{Family: store.Other, File: "bench.iso"}})
+	check(b, err)
+	for b.Loop() {
+		for _, work := range []struct {
+			label, path string
+			rounds      int
+			program     []string
+		}{
+			{"iso-read", "/data/big", 5, []string{"nfs-cat"}},
+			{"iso-walk", "", 3, []string{"nfs-ls", "-R"}},
+		} {
+			at := func(export string) side {
+				return side{netroot, func() time.Duration {
+					return c.clients(b, 1, work.program[0], append(work.program[1:], nfsURL(export, netrootNFS, netrootNFS, work.path))...)
+				}}
+			}
+			compare(b, work.label, work.rounds, at("/iso"), at(c.image))
+		}
+	}
+}

@@ -12,17 +12,17 @@ import (
 // folders that the kernel, the initramfs or init mounts something on; a read-only root cannot grow them later.
 func folders(root fs.FS) (string, string, Severity) {
 	var missing []string
-	for _, dir := range []string{"proc", "sys", "dev", "tmp"} {
+	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp"} {
 		if at, err := tree.Resolve(root, dir); err != nil || !isDir(root, at) {
 			missing = append(missing, "/"+dir)
 		}
 	}
 	if missing == nil {
-		if at, err := tree.Resolve(root, "run"); err == nil && isDir(root, at) {
-			return "", "", ""
-		}
+		return "", "", ""
+	}
+	if len(missing) == 1 && missing[0] == "/run" {
 		// Systems older than the folder (EL6) boot, but cannot be told what the initramfs found out.
-		return "/run missing", "make the folder: the lease of the address is handed over in it; a build does so by itself", Warning
+		return "/run missing", "make the folder: the lease of the address is handed over in it; netroot build does", Warning
 	}
 	return strings.Join(missing, ", ") + " missing", "a package that makes the basic folders (base-files, filesystem) is not installed", Error
 }

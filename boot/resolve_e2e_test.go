@@ -15,6 +15,7 @@ import (
 	"netroot/builder/chroot"
 	"netroot/builder/customize"
 	"netroot/builder/elf"
+	"netroot/builder/initramfs"
 	"netroot/builder/recipe"
 	"netroot/builder/tree"
 )
@@ -192,15 +193,14 @@ func TestE2EResolve(t *testing.T) {
 	if found := rootcheck.Run(os.DirFS(cured), rootcheck.Facts{}); len(found) > 0 {
 		t.Errorf("after the build: %v", found)
 	}
-	for from, to := range map[string]string{"init.sh": "init.sh", "dhcp.sh": "dhcp", "dhclient.conf": "dhclient.conf"} {
-		data, err := os.ReadFile(filepath.Join("../builder/initramfs", from))
-		if err != nil {
-			t.Fatal(err)
+	for name, data := range initramfs.Scripts() {
+		if name == "init" {
+			name = "netroot/init.sh" // as /init it would begin to run
 		}
 		if err := os.MkdirAll(filepath.Join(cured, "netroot"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(cured, "netroot", to), data, 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(cured, name), data, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

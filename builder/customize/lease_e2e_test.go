@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"netroot/builder/initramfs"
 )
 
 // network is run in network and mount namespaces of its own: a machine without systemd, over this host's own files, and beside it a
@@ -126,12 +128,11 @@ func TestE2ELeaseWithoutSystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{"init.sh": "init.sh", "dhcp.sh": "dhcp", "dhclient.conf": "dhclient.conf"} {
-		data, err := os.ReadFile(filepath.Join("../initramfs", from))
-		if err != nil {
-			t.Fatal(err)
+	for name, data := range initramfs.Scripts() {
+		if name == "init" {
+			name = "netroot/init.sh" // as /init it would begin to run
 		}
-		if err := os.WriteFile(filepath.Join(dir, "parts/netroot", to), data, 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "parts", name), data, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

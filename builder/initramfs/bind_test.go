@@ -15,10 +15,6 @@ import (
 // bound makes a root, binds its folders as /init does, in a mount namespace that ends with the shell, and returns what the shell said.
 func bound(t *testing.T, shell []string, size, folders, script string, prepare func(root string) error) (said string, code int) {
 	t.Helper()
-	src, err := os.ReadFile("init.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	root, run := filepath.Join(dir, "root"), filepath.Join(dir, "run")
 	for _, d := range []string{"etc", "var/lib/empty", "usr/lib/netroot", "tmp", "outside"} {
@@ -26,19 +22,14 @@ func bound(t *testing.T, shell []string, size, folders, script string, prepare f
 			t.Fatal(err)
 		}
 	}
-	err = os.MkdirAll(filepath.Join(run, "netroot"), 0o755)
+	err := os.MkdirAll(filepath.Join(run, "netroot"), 0o755)
 	if folders != "" {
 		err = errors.Join(err, os.WriteFile(filepath.Join(root, "usr/lib/netroot/folders"), []byte(folders), 0o644))
 	}
 	if err := errors.Join(err, prepare(root)); err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(string(src), "/run/", run+"/")
-	text = strings.Replace(text, "new=/sysroot ", "new="+root+" ", 1)
-	moved := filepath.Join(dir, "init.sh")
-	if err := os.WriteFile(moved, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	moved := writeInit(t, "/run/", run+"/", "new=/sysroot ", "new="+root+" ")
 	// The root is read-only, as a root over NFS is.
 	all := "set -e; mount --make-rprivate /; mount --bind " + root + " " + root + "; mount -o remount,bind,ro " + root + "; set +e\n" +
 		". " + moved + "; init_defaults; overlay=bind:size=" + size + "; mount_overlay\ncd " + root + "\n" + script

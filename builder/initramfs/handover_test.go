@@ -10,10 +10,6 @@ import (
 // handOver runs a script with init.sh's functions, in which / of the new root and /run are folders of the test.
 func handOver(t *testing.T, shell []string, script string) (root, run string) {
 	t.Helper()
-	src, err := os.ReadFile("init.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	root, run = filepath.Join(dir, "root"), filepath.Join(dir, "run")
 	for _, d := range []string{filepath.Join(root, "etc"), filepath.Join(run, "netroot")} {
@@ -25,12 +21,7 @@ func handOver(t *testing.T, shell []string, script string) (root, run string) {
 	if err := os.WriteFile(filepath.Join(root, "etc/hosts"), []byte(hosts), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(string(src), "/run/", run+"/")
-	text = strings.Replace(text, "new=/sysroot ", "new="+root+" ", 1)
-	moved := filepath.Join(dir, "init.sh")
-	if err := os.WriteFile(moved, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	moved := writeInit(t, "/run/", run+"/", "new=/sysroot ", "new="+root+" ")
 	runShell(t, shell, ". "+moved+"; init_defaults; "+script)
 	return root, run
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,10 +24,20 @@ func shells(t *testing.T) [][]string {
 	return list
 }
 
-// runShell sources init.sh and runs a script after it.
+// writeInit writes /init, with other paths in it than those of a machine, where it can be sourced, and returns its path.
+func writeInit(t *testing.T, oldnew ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "init.sh")
+	if err := os.WriteFile(path, []byte(strings.NewReplacer(oldnew...).Replace(string(initScript))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// runShell sources /init and runs a script after it.
 func runShell(t *testing.T, shell []string, script string) string {
 	t.Helper()
-	cmd := exec.Command(shell[0], append(shell[1:], "-c", ". ./init.sh; init_defaults\n"+script, "test")...)
+	cmd := exec.Command(shell[0], append(shell[1:], "-c", ". "+writeInit(t)+"; init_defaults\n"+script, "test")...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%s: %v\n%s", shell[0], err, out)
@@ -183,15 +194,8 @@ func TestShellFunctions(t *testing.T) {
 
 // What mount says differs between util-linux versions and busybox; what the machine's owner reads must not.
 func TestExplainMount(t *testing.T) {
-	src, err := os.ReadFile("init.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := t.TempDir() + "/mount.log"
-	script := t.TempDir() + "/init.sh"
-	if err := os.WriteFile(script, []byte(strings.ReplaceAll(string(src), "/run/mount.log", log)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	script := writeInit(t, "/run/mount.log", log)
 	for _, c := range []struct{ said, want string }{
 		{"mount: /sysroot: special device 10.0.0.3:/x does not exist.", "server 10.0.0.3 has no export /x"},
 		{"mount: mounting 10.0.0.3:/x on /sysroot failed: No such file or directory", "server 10.0.0.3 has no export /x"},
@@ -227,7 +231,7 @@ func TestShellcheck(t *testing.T) {
 		}
 		t.Skip("needs shellcheck (Debian: shellcheck)")
 	}
-	if out, err := exec.Command("shellcheck", "-s", "sh", "init.sh", "dhcp.sh").CombinedOutput(); err != nil {
+	if out, err := exec.Command("shellcheck", "-s", "sh", writeInit(t), "dhcp.sh").CombinedOutput(); err != nil {
 		t.Errorf("%s", out)
 	}
 }
@@ -247,12 +251,8 @@ func TestDHCPScript(t *testing.T) {
 		if err := os.WriteFile(dir+"/ip", []byte("#!/bin/sh\necho \"$@\" >>"+dir+"/calls\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		src, err := os.ReadFile("dhcp.sh")
-		if err != nil {
-			t.Fatal(err)
-		}
 		script := dir + "/dhcp.sh"
-		if err := os.WriteFile(script, []byte(strings.ReplaceAll(string(src), "/run/netroot/dhcp", dir+"/dhcp")), 0o600); err != nil {
+		if err := os.WriteFile(script, []byte(strings.ReplaceAll(string(dhcpScript), "/run/netroot/dhcp", dir+"/dhcp")), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		run := func(arg string, env ...string) (calls, file string) {

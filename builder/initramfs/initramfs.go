@@ -3,7 +3,7 @@
 //
 // Everything that runs in it comes out of the root it will mount: shell, mount, switch_root, modprobe, ip and a DHCP
 // client with their libraries, so whatever kernel and C library the root has, they fit each other. Only the shell
-// scripts are ours (init.sh, dhcp.sh). Nothing of the root is run to make it, and the same root gives the same bytes.
+// scripts are ours (init/*.sh, dhcp.sh). Nothing of the root is run to make it, and the same root gives the same bytes.
 //
 // Limits: IPv4 and NFS version 3 only, no udev (cards have the kernel's names, eth0 and so on), no wireless cards, no
 // early microcode, no devices but what devtmpfs makes.
@@ -11,7 +11,7 @@ package initramfs
 
 import (
 	"bytes"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -29,14 +29,36 @@ import (
 	"netroot/builder/tree"
 )
 
-//go:embed init.sh
-var initScript []byte
+//go:embed init/*.sh
+var initParts embed.FS
+
+// initScript is /init: its parts, in the order of their names.
+var initScript = func() (script []byte) {
+	parts, err := fs.Glob(initParts, "init/*.sh")
+	for i, name := range parts {
+		part, readErr := initParts.ReadFile(name)
+		if err = errors.Join(err, readErr); i > 0 {
+			script = append(script, '\n')
+		}
+		script = append(script, part...)
+	}
+	if err != nil {
+		panic(err) // what is embedded can be read
+	}
+	return script
+}()
 
 //go:embed dhcp.sh
 var dhcpScript []byte
 
 //go:embed dhclient.conf
 var dhclientConf []byte
+
+// Scripts returns the files of every initramfs that are netroot's own, by their paths in it. They are not in /lib: that is a link in
+// most roots, and what it leads to comes later in the archive.
+func Scripts() map[string][]byte {
+	return map[string][]byte{"init": initScript, "netroot/dhcp": dhcpScript, "netroot/dhclient.conf": dhclientConf}
+}
 
 // Options say what to write.
 type Options struct {
@@ -92,10 +114,13 @@ func Write(w io.Writer, opt Options) (Report, error) {
 	if err := a.modules(&rep, opt.Modules, log); err != nil {
 		return rep, err
 	}
-	a.add(entry{name: "init", mode: modeFile | 0o755, data: initScript})
-	// Not in /lib: that is a link in most roots, and what it leads to comes later in the archive.
-	a.add(entry{name: "netroot/dhcp", mode: modeFile | 0o755, data: dhcpScript})
-	a.add(entry{name: "netroot/dhclient.conf", mode: modeFile | 0o644, data: dhclientConf})
+	for name, data := range Scripts() {
+		mode := uint32(modeFile | 0o755)
+		if path.Ext(name) == ".conf" {
+			mode = modeFile | 0o644
+		}
+		a.add(entry{name: name, mode: mode, data: data})
+	}
 	for _, d := range []string{"dev", "proc", "sys", "run", "sysroot", "tmp"} {
 		a.entries[d] = entry{name: d, mode: modeDir | 0o755}
 	}

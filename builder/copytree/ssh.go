@@ -93,12 +93,13 @@ const greeting = "\x00netroot copy 1\x00"
 
 // script is what the machine runs: it says what it swaps to, what is mounted and whether its tar knows extended
 // attributes, lists all files, and hands over to tar, which reads the names that are wanted. It is one connection, so that a user
-// logs in once. It is one line, and has neither ! nor a backslash before a quote in it, because root's shell may be a csh.
+// logs in once. It is one line and has no ! in it, because root's shell may be a csh, and knows nothing that is newer than EL6: GNU tar 1.23,
+// findutils 4.4, coreutils 8.4.
 func (o *sshOriginal) script() string {
 	var starts, prune strings.Builder
 	for _, fs := range o.FileSystems {
 		d := quote("." + path.Clean("/"+fs))
-		fmt.Fprintf(&starts, `if [ -d %[1]s ] && [ "$(stat -c %%d %[1]s)" != "$top" ]; then set -- "$@" %[1]s; fi; `, d)
+		fmt.Fprintf(&starts, `if [ -d %[1]s ]; then if [ "$(stat -c %%d %[1]s)" = "$top" ]; then :; else set -- "$@" %[1]s; fi; fi; `, d)
 	}
 	for _, pattern := range o.Exclude {
 		if strings.ContainsAny(pattern, `*?[\`) {
@@ -116,7 +117,7 @@ func (o *sshOriginal) script() string {
 		`find . "$@" -xdev ` + prune.String() + `-printf "%y %m %U %G %s %T@ %C@ %D:%i %n %p\0"; ` +
 		`printf "end\0"; ` +
 		`exec tar --create --format=posix --pax-option=delete=atime,delete=ctime --numeric-owner --sparse --no-recursion --no-unquote ` +
-		`--warning=no-file-ignored $x --null --files-from=- --file=-`
+		`$x --null --files-from=- --file=-`
 }
 
 // command makes root of whoever logged in, if he is not and sudo lets him.
@@ -169,8 +170,8 @@ func (o *sshOriginal) why(ctx context.Context, err error) error {
 		return fmt.Errorf("ssh does not know the machine's host key, or it has changed: log in once by hand, or name a known_hosts file (ssh_options: [UserKnownHostsFile=...]); ssh said: %s", said)
 	case strings.Contains(said, "Permission denied"):
 		return fmt.Errorf("ssh may not log in without a password: put this host's key into ~/.ssh/authorized_keys there; ssh said: %s", said)
-	case strings.Contains(said, "sudo:"):
-		return fmt.Errorf("whoever logs in there is not root, and sudo wants a password: log in as root, or allow it with NOPASSWD; it said: %s", said)
+	case strings.Contains(said, "sudo"):
+		return fmt.Errorf("whoever logs in there is not root, and sudo does not make him so without a question: log in as root, or allow it with NOPASSWD; it said: %s", said)
 	case said != "" && !o.inside:
 		return fmt.Errorf("ssh does not get there: %s", said)
 	case said != "":

@@ -97,7 +97,7 @@ func TestSSHBreaksOff(t *testing.T) {
 		select {
 		case err := <-done:
 			t.Fatalf("over before it could be broken off: %v", err)
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	killChild(t, "127.0.0.1")
@@ -167,7 +167,7 @@ func TestSSHOfWhatMoves(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(time.Millisecond):
+			case <-time.After(5 * time.Millisecond):
 			}
 			os.WriteFile(filepath.Join(dir, "etc/moving"), []byte(strings.Repeat("x", i%5000)), 0o644)
 			os.WriteFile(filepath.Join(dir, "srv", fmt.Sprintf("brief%d", i)), nil, 0o644)

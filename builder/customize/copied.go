@@ -28,7 +28,7 @@ func Copied(rec *recipe.Recipe, s *chroot.Session) ([]string, error) {
 
 // CopiedDigest is the SHA-256, in hex, of what decides what Copied takes out.
 func CopiedDigest() string {
-	sum := sha256.Sum256(fmt.Appendln(nil, leftovers, diskServices, netKeys))
+	sum := sha256.Sum256(fmt.Appendln(nil, leftovers, diskServices, waiters, netKeys))
 	return hex.EncodeToString(sum[:])
 }
 

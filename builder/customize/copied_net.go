@@ -17,7 +17,7 @@ var netKeys = []string{"HWADDR", "MACADDR", "UUID", "IPADDR", "NETMASK", "PREFIX
 
 var ipKey = regexp.MustCompile(`^IPADDR[0-9]*=`)
 
-// networkScripts changes what Red Hat's scripts, and NetworkManager there, know of the original's cards. The configuration stays, with DHCP.
+// networkScripts changes what Red Hat's scripts, and NetworkManager there, know of the original's cards. The configuration stays, with DHCP, for ifup by hand.
 func (c *copiedRoot) networkScripts() error {
 	var files []string
 	for _, dir := range []string{"/etc/sysconfig/network-scripts", "/etc/sysconfig/networking/devices", "/etc/sysconfig/networking/profiles/default"} {
@@ -40,6 +40,16 @@ func (c *copiedRoot) networkScripts() error {
 				return "BOOTPROTO=dhcp", true
 			}
 			return line, !slices.Contains(netKeys, strings.TrimRight(key, "0123456789"))
+		})
+		if err != nil {
+			return err
+		}
+		// ifup has dhclient flush the addresses of a card, and / comes over one of them. Which one is not known before the boot.
+		err = c.edit(name, "the card that / comes over must not be touched", func(line string) (string, bool) {
+			if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && key == "ONBOOT" && strings.Trim(value, `"'`) != "no" {
+				return "ONBOOT=no", true
+			}
+			return line, true
 		})
 		if err != nil {
 			return err

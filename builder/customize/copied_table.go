@@ -63,6 +63,9 @@ var diskServices = []string{
 	"kdump.service", "kdump-tools.service", "dracut-shutdown.service", "quotaon.service", "quota.service",
 }
 
+// waiters wait for a card to be configured, and nobody configures the one that / comes over: it was before they began.
+var waiters = []string{"systemd-networkd-wait-online.service"}
+
 func (c *copiedRoot) leftovers() error {
 	for _, l := range leftovers {
 		for _, name := range c.glob(path.Dir(l.name), path.Base(l.name)) {
@@ -106,9 +109,13 @@ func (c *copiedRoot) hasUnit(unit string) bool {
 
 // services keeps those that look after disks from being started.
 func (c *copiedRoot) services() error {
-	for _, unit := range diskServices {
+	for _, unit := range slices.Concat(diskServices, waiters) {
 		if enables(c.rec, unit) {
 			continue
+		}
+		why := "there is no disk to look after"
+		if slices.Contains(waiters, unit) {
+			why = "the network is there before it"
 		}
 		name, _, _ := strings.Cut(unit, ".")
 		var done bool
@@ -128,7 +135,7 @@ func (c *copiedRoot) services() error {
 			}
 		}
 		if done {
-			c.note("service %s is not started, there is no disk to look after", name)
+			c.note("service %s is not started, %s", name, why)
 		}
 	}
 	return nil

@@ -184,3 +184,41 @@ func TestCopiedRecipe(t *testing.T) {
 		}
 	})
 }
+
+// Whatever is in a table, it is changed once, and then there is nothing left to change.
+func FuzzCopied(f *testing.F) {
+	files, err := filepath.Glob("testdata/copied/*.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		a, err := txtar.ParseFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, t := range a.Files {
+			f.Add(t.Data)
+		}
+	}
+	tables := []string{"etc/fstab", "etc/crypttab", "etc/mdadm.conf", "etc/udev/rules.d/1.rules", "etc/network/interfaces", "etc/sysconfig/network",
+		"etc/sysconfig/network-scripts/ifcfg-eth0", "etc/selinux/config"}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		for _, name := range tables {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rec := &recipe.Recipe{Hostname: "twin", From: recipe.From{Copy: &recipe.Copy{}}}
+		if _, err := openRoot(dir).copied(rec); err != nil {
+			t.Fatal(err)
+		}
+		again, err := openRoot(dir).copied(rec)
+		if err != nil || len(again) > 0 {
+			t.Errorf("the second time: %q, %v", again, err)
+		}
+	})
+}

@@ -7,6 +7,8 @@
 // netroot's own parts tell the server how far the machine has come, keep the address lease alive, and keep everybody's hands
 // off the interface that the root comes over. They are in the folder root beside this file, as they lie in a root.
 //
+// A root that was copied is first cleared of what belongs to the disks, cards and identity of its original (copied.go).
+//
 // A root made of packages alone also lacks what an installer would have written (family.go); what is provided is told.
 //
 // Limits: the parts that run after init are systemd units or init scripts. On a root with neither the scripts are there, but nothing

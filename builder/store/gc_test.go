@@ -152,6 +152,13 @@ func TestPruneCache(t *testing.T) {
 	put("unpacked/"+sum("a")+"/data/file", old)
 	put("unpacked/"+sum("b")+"/data/file", old)
 	put("documents/InRelease", old)
+	for name, digest := range map[string]string{"x-1": sum("a"), "y-2": sum("f")} { // the copy of x's newest, and one that no image has
+		put("copies/"+name+"/digest", old)
+		file := filepath.Join(s.CacheDir(), "copies", name, "digest")
+		if err := os.WriteFile(file, []byte(digest+" 12 34\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := os.Chtimes(filepath.Join(s.CacheDir(), "unpacked", sum("b")), old, old); err != nil {
 		t.Fatal(err)
 	}
@@ -159,12 +166,12 @@ func TestPruneCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Entries != 3 || got.Bytes != 200 {
+	if got.Entries != 4 || got.Bytes != 200 {
 		t.Errorf("pruned %+v", got)
 	}
 	for name, want := range map[string]bool{"sha256/aa/" + sum("a"): true, "sha256/bb/" + sum("b"): false, "sha256/cc/" + sum("c"): true,
 		"sha256/dd/" + sum("d"): true, "sha256/ee/" + sum("e") + ".part": false, "unpacked/" + sum("a") + "/data/file": true,
-		"unpacked/" + sum("b"): false, "documents/InRelease": true} {
+		"unpacked/" + sum("b"): false, "documents/InRelease": true, "copies/x-1/digest": true, "copies/y-2": false} {
 		if _, err := os.Stat(filepath.Join(s.CacheDir(), name)); (err == nil) != want {
 			t.Errorf("%s: there %v, want %v", name, err == nil, want)
 		}

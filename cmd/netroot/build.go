@@ -32,7 +32,10 @@ func (c *cli) buildCommand() *cobra.Command {
 		Long: `RECIPE is a file or the name of a shipped recipe (see 'netroot recipes').
 
 When neither the recipe nor the packages it resolves to have changed, nothing is built, so that a nightly job is cheap.
-Killed at any moment, build leaves the generation that was current as it was.`,
+Killed at any moment, build leaves the generation that was current as it was.
+
+A recipe with from: {copy: ssh://root@HOST} (or a folder, or a tar) copies an installed system and makes it diskless; each change is
+told. Interrupted, it goes on where it ended: what has arrived is kept.`,
 		Example: `  netroot build debian-12
   netroot build site.yaml --keep 5 --verify    # what a nightly job runs: promote only what boots`,
 		Args: cobra.MinimumNArgs(1),

@@ -12,7 +12,10 @@ func (c *cli) lockCommand() *cobra.Command {
 		Use:   "lock RECIPE",
 		Short: "Write or refresh the lock file beside a recipe",
 		Long: `Resolves the recipe to exact packages and writes their names, versions, paths below the mirror, sizes and SHA-256
-to a file beside the recipe: site.yaml gets site.lock. 'netroot build --locked' then builds exactly these.`,
+to a file beside the recipe: site.yaml gets site.lock. 'netroot build --locked' then builds exactly these.
+
+A copied system is brought up to date in the store and pinned as a whole; 'build --locked' refuses one that has changed since,
+unless the store still has what was locked.`,
 		Example: "  netroot lock site.yaml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -21,6 +21,7 @@ import (
 	"netroot/boot/nodes"
 	"netroot/boot/vm"
 	"netroot/builder/chroot"
+	"netroot/builder/foreign"
 	"netroot/builder/store"
 )
 
@@ -354,9 +355,7 @@ func TestE2EDebian(t *testing.T) {
 // TestE2EDebian32 goes through the command line as a person would: a 32-bit machine, a 32-bit QEMU.
 func TestE2EDebian32(t *testing.T) {
 	b := needBench(t)
-	if !chroot.Runs32() {
-		t.Skip("the kernel of this machine has 32-bit programs switched off (ia32_emulation), so no 32-bit root can be configured here")
-	}
+	foreign.Need(t)
 	const image = "debian-12-i386"
 	gen := b.build(t, image, image)
 	console := filepath.Join(t.TempDir(), "console")

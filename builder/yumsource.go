@@ -2,7 +2,9 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -55,6 +57,9 @@ func (b *Builder) yumSource(r *recipe.Recipe) (*yumSource, error) {
 		}
 		if repo.Checked() {
 			keys, err := pgp.ReadKeyring(repo.GPGKey...)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("repository %s: %w; put the distribution's public key there, once its fingerprint (gpg --show-keys) is what the distribution says it is", repo.Name, err)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("repository %s: %w", repo.Name, err)
 			}

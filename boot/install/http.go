@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"path"
@@ -86,6 +87,16 @@ func (i info) ModTime() time.Time { return time.Time{} }
 func (i info) IsDir() bool        { return false }
 func (i info) Sys() any           { return nil }
 
+// localAddress is the one of this machine that a client asked, invalid when that is not known.
+func localAddress(r *http.Request) netip.Addr {
+	a, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if a == nil {
+		return netip.Addr{}
+	}
+	at, _ := netip.ParseAddrPort(a.String())
+	return at.Addr().Unmap()
+}
+
 // Reports answers machines that say that they are installed. admit tells who is at an address. A report is believed of a host that
 // has begun to boot, however long ago: installations take hours. One that comes again is answered like the first.
 func (d *Desk) Reports(admit func(client, local netip.Addr) (host.Machine, error), log *slog.Logger) http.Handler {
@@ -96,7 +107,7 @@ func (d *Desk) Reports(admit func(client, local netip.Addr) (host.Machine, error
 			return
 		}
 		log := log.With("service", "http", "client", client.Addr().Unmap().String(), "file", strings.TrimPrefix(r.URL.Path, "/"))
-		m, err := admit(client.Addr().Unmap(), netip.Addr{})
+		m, err := admit(client.Addr().Unmap(), localAddress(r))
 		decision := d.Decide(m)
 		b := d.Ledger.Booted(decision.Name)
 		switch {

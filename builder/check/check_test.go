@@ -211,6 +211,30 @@ func TestFacts(t *testing.T) {
 	}
 }
 
+// A module of the name service switch that needs a library which is not there: one of mount's does as such.
+func TestNameModuleWithoutItsLibrary(t *testing.T) {
+	host := os.DirFS("/")
+	mount, err := closure.Resolve(host, "/bin/mount")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(mount.Files, func(name string) bool { return strings.Contains(name, "/libmount.so.") })
+	if at < 0 {
+		t.Fatalf("mount has no libmount: %v", mount.Files)
+	}
+	library, err := tree.ReadFile(host, mount.Files[at])
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := goodRoot(t)
+	root["etc/nsswitch.conf"] = file("passwd: files sss\nhosts: files dns\n", 0o644)
+	root["usr/lib/libnss_sss.so.2"] = file(string(library), 0o755)
+	found := Run(root, Facts{})
+	if len(found) != 1 || found[0].Check != "name-modules" || !strings.Contains(found[0].Problem, "usr/lib/libnss_sss.so.2 needs libblkid.so.1") {
+		t.Errorf("found %v", found)
+	}
+}
+
 // Folders that are copied into memory must fit.
 func TestFoldersFit(t *testing.T) {
 	root := goodRoot(t)

@@ -12,8 +12,11 @@ import (
 
 // Runs32 says whether the kernel runs 32-bit x86 programs. An amd64 kernel may have been built without that, or have it switched
 // off: ia32_emulation=off in Documentation/admin-guide/kernel-parameters.txt, which some distributions make the default.
-// There is no file to read it from, so it starts one.
-var Runs32 = sync.OnceValue(func() bool {
+// There is no file to read it from, so it starts one; once, see Starts32.
+var Runs32 = sync.OnceValue(Starts32)
+
+// Starts32 starts a 32-bit program and says whether it ran.
+func Starts32() bool {
 	fd, err := unix.MemfdCreate("netroot-32-bit", unix.MFD_CLOEXEC)
 	if err != nil {
 		return true // then what fails later says why
@@ -24,7 +27,7 @@ var Runs32 = sync.OnceValue(func() bool {
 		return true
 	}
 	return exec.Command("/proc/self/fd/"+strconv.Itoa(fd)).Run() == nil
-})
+}
 
 // exit32 is the smallest program for i386: it exits with 0.
 func exit32() []byte {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -225,5 +226,26 @@ func TestWritable(t *testing.T) {
 	}
 	if err := r.writable(load(t, "")); err != nil || r.exists(folderList) {
 		t.Errorf("an overlay with a list of folders: %v", err)
+	}
+}
+
+// Every machine runs these scripts, with whatever shell it has.
+func TestShellcheck(t *testing.T) {
+	if _, err := exec.LookPath("shellcheck"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs shellcheck (Debian: shellcheck)")
+		}
+		t.Skip("needs shellcheck (Debian: shellcheck)")
+	}
+	scripts, err := filepath.Glob("root/usr/lib/netroot/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob("root/etc/init.d/*")
+	if err != nil || len(scripts)+len(more) < 6 {
+		t.Fatalf("%d scripts, %v", len(scripts)+len(more), err)
+	}
+	if out, err := exec.Command("shellcheck", append([]string{"-s", "sh"}, append(scripts, more...)...)...).CombinedOutput(); err != nil {
+		t.Errorf("%s", out)
 	}
 }

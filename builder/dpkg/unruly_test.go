@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/builder/chroot"
+	"netroot/builder/foreign"
 )
 
 // TestE2EUnruly configures packages that dpkg would have trouble with, beside a minimal Debian.
@@ -74,9 +74,7 @@ dpkg-divert --package diverting --add --rename --divert /usr/bin/tool.original /
 // TestE2EI386 configures a 32-bit root with the kernel for machines without PAE.
 func TestE2EI386(t *testing.T) {
 	needRoot(t)
-	if !chroot.Runs32() {
-		t.Skip("the kernel of this machine has 32-bit programs switched off (ia32_emulation)")
-	}
+	foreign.Need(t)
 	work := t.TempDir()
 	debs := download(t, work, "i386", "usr-is-merged", "linux-image-686", "systemd-sysv", "isc-dhcp-client", "openssh-server", "apt")
 	s := session(t, work, pinned(t, debs), "i386")

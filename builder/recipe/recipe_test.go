@@ -207,9 +207,21 @@ func TestShippedRecipes(t *testing.T) {
 			t.Errorf("%s.yaml makes an image called %s", name, r.Name)
 		}
 		if len(r.Users) > 0 || r.From.Apt != nil && r.From.Apt.Mirror != "" || r.Vars["password"] != "" {
-			t.Errorf("%s ships a login or names a mirror", name)
+			t.Errorf("%s ships a login, or names a mirror where the host has one of its own", name)
+		}
+		for _, repo := range yumRepos(r) {
+			if !repo.Checked() {
+				t.Errorf("%s takes packages of %s from anybody", name, repo.Name)
+			}
 		}
 	}
+}
+
+func yumRepos(r *Recipe) []Repo {
+	if r.From.Yum == nil {
+		return nil
+	}
+	return r.From.Yum.Repos
 }
 
 func TestDigest(t *testing.T) {

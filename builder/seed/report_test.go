@@ -229,3 +229,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What debconf's own reader says of a preseed file, with the command that is added.
+func TestPreseedByDebconf(t *testing.T) {
+	program, err := exec.LookPath("debconf-set-selections")
+	if err != nil {
+		t.Skip(err)
+	}
+	text, err := preseedCommand("d-i a/b string c\ntasksel tasksel/first multiselect a, \\\n b\nd-i preseed/late_command string in-target true; \\\n true\n", "10.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "--checkonly", "--verbose")
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Count(string(out), "Trying to set") != 3 {
+		t.Errorf("%v: %s\n%s", err, out, text)
+	}
+}

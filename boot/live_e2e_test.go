@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -260,5 +261,95 @@ func BenchmarkISO(b *testing.B) {
 			}
 			compare(b, work.label, work.rounds, at("/iso"), at(c.image))
 		}
+	}
+}
+
+// TestE2EISOClients has other people's clients take files out of an ISO: libnfs, which asks the portmapper as the mount program in a
+// live system's initrd does, and curl.
+func TestE2EISOClients(t *testing.T) {
+	b := needBench(t)
+	for _, tool := range []string{"xorriso", "nfs-cat", "nfs-ls", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("%s is not installed", tool)
+			}
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	dir := t.TempDir()
+	src, iso := filepath.Join(dir, "src"), filepath.Join(dir, "u.iso")
+	squashfs := make([]byte, 20<<20+123)
+	rand.NewChaCha8([32]byte{7}).Read(squashfs)
+	for name, data := range map[string][]byte{"casper/vmlinuz": []byte("kernel"), "casper/initrd": []byte("initrd"), "casper/filesystem.squashfs": squashfs, ".disk/info": []byte("info")} {
+		path := filepath.Join(src, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-J", "-o", iso, src).CombinedOutput(); err != nil {
+		t.Fatalf("xorriso: %v\n%s", err, out)
+	}
+	recipe := filepath.Join(dir, "u.yaml")
+	if err := os.WriteFile(recipe, []byte("name: u\narch: amd64\nfrom: {iso: {path: u.iso}}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b = &bench{program: b.program, store: filepath.Join(dir, "store")}
+	b.build(t, recipe, "u")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	lab, err := vm.Open(ctx, vm.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lab.Close()
+	server, err := lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: "default: menu\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := func(name string, args ...string) []byte {
+		t.Helper()
+		var out, said bytes.Buffer
+		cmd := exec.Command(name, args...)
+		cmd.Stdout, cmd.Stderr = &out, &said
+		p, err := lab.Start(vm.NSServer, cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-p.Done():
+		case <-ctx.Done():
+			t.Fatalf("%s did not end", name)
+		}
+		if _, err := p.Exited(); err != nil {
+			t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, said.String())
+		}
+		return out.Bytes()
+	}
+	at := "nfs://" + lab.ServerAddr(0).String() + "/u@1/"
+	if got := client("nfs-cat", at+"casper/filesystem.squashfs?version=3"); !bytes.Equal(got, squashfs) {
+		t.Errorf("NFS gave %d bytes, which are not the file's %d", len(got), len(squashfs))
+	}
+	if got := string(client("nfs-ls", "-R", at+"?version=3")); !strings.Contains(got, "vmlinuz") || !strings.Contains(got, "info") {
+		t.Errorf("nfs-ls lists\n%s", got)
+	}
+	url := "http://" + lab.ServerAddr(0).String() + "/images/u/1/"
+	if got := client("curl", "-sSf", url+"iso/casper/filesystem.squashfs"); !bytes.Equal(got, squashfs) {
+		t.Errorf("HTTP gave %d bytes, which are not the file's %d", len(got), len(squashfs))
+	}
+	if got := client("curl", "-sSf", "-r", "1048576-3145727", url+"iso/casper/filesystem.squashfs"); !bytes.Equal(got, squashfs[1<<20:3<<20]) {
+		t.Errorf("a range of HTTP gave %d other bytes", len(got))
+	}
+	whole, err := os.ReadFile(iso)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := client("curl", "-sSf", url+"image.iso"); !bytes.Equal(got, whole) {
+		t.Errorf("HTTP gave %d bytes of the ISO's %d", len(got), len(whole))
+	}
+	if err := server.Stop(); err != nil {
+		t.Error(err)
 	}
 }

@@ -2,11 +2,13 @@ package httpd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -31,7 +33,7 @@ func TestMain(m *testing.M) {
 				defer cancel()
 				io.Copy(io.Discard, os.Stdin) // until it is closed
 			}()
-			h := &Handler{FS: func(_, _ netip.Addr) fs.FS { return os.DirFS(dir) }}
+			h := &Handler{FS: func(_, _ netip.Addr) fs.FS { return withPieces{os.DirFS(dir)} }}
 			err = h.Serve(ctx, ln)
 		}
 		if err != nil {
@@ -43,17 +45,51 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The bytes of a file leave by sendfile(2), as strace sees it.
+// withPieces has, beside each file NAME, its part from pieceStart on as NAME.piece, as an ISO has files.
+type withPieces struct{ fs.FS }
+
+const pieceStart = 1<<20 + 3
+
+type piece struct {
+	*io.SectionReader
+	f *os.File
+}
+
+func (p piece) Within() (*os.File, int64)  { return p.f, pieceStart }
+func (p piece) Stat() (fs.FileInfo, error) { return p.f.Stat() }
+func (p piece) Close() error               { return p.f.Close() }
+
+func (w withPieces) Open(name string) (fs.File, error) {
+	whole, ok := strings.CutSuffix(name, ".piece")
+	f, err := w.FS.Open(whole)
+	if !ok || err != nil {
+		return f, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return piece{io.NewSectionReader(f.(*os.File), pieceStart, st.Size()-pieceStart), f.(*os.File)}, nil
+}
+
+// The bytes of a file leave by sendfile(2), as strace sees it, and so do those of one that is a part of another.
 func TestSendfileSystemCall(t *testing.T) {
+	t.Run("file", func(t *testing.T) { testSendfile(t, "initrd.img", 0) })
+	t.Run("part of a file", func(t *testing.T) { testSendfile(t, "initrd.img.piece", pieceStart) })
+}
+
+func testSendfile(t *testing.T, name string, start int) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		if os.Getenv("CI") != "" {
 			t.Fatal(err)
 		}
 		t.Skip(err)
 	}
-	const size = 24<<20 + 5
+	data := make([]byte, 24<<20+5)
+	rand.NewChaCha8([32]byte{1}).Read(data)
+	size := int64(len(data) - start)
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "initrd.img"), make([]byte, size), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "initrd.img"), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	trace := filepath.Join(t.TempDir(), "trace")
@@ -74,8 +110,11 @@ func TestSendfileSystemCall(t *testing.T) {
 	addr, err := bufio.NewReader(out).ReadString('\n')
 	if err == nil {
 		var resp *http.Response
-		if resp, err = http.Get("http://" + strings.TrimSpace(addr) + "/initrd.img"); err == nil {
-			_, err = io.CopyN(io.Discard, resp.Body, size)
+		if resp, err = http.Get("http://" + strings.TrimSpace(addr) + "/" + name); err == nil {
+			var got []byte
+			if got, err = io.ReadAll(resp.Body); !bytes.Equal(got, data[start:]) {
+				t.Errorf("%d bytes came that are not the file's %d", len(got), size)
+			}
 			resp.Body.Close()
 		}
 	}

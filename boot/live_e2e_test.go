@@ -202,6 +202,11 @@ func bootLive(t *testing.T, b *bench, iso, deliver string) (moved int64, words s
 	return moved, words
 }
 
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // metric reads one figure of the server's.
 func metric(t *testing.T, lab *vm.Lab, name string) int64 {
 	t.Helper()
@@ -334,6 +339,17 @@ func TestE2EISOClients(t *testing.T) {
 	}
 	if got := string(client("nfs-ls", "-R", at+"?version=3")); !strings.Contains(got, "vmlinuz") || !strings.Contains(got, "info") {
 		t.Errorf("nfs-ls lists\n%s", got)
+	}
+	// klibc's program, which the initrd of casper and of live-boot has, asks the portmapper and the server itself; whether this host's
+	// kernel then knows NFS is not the point.
+	if program := "/usr/lib/klibc/bin/nfsmount"; exists(program) {
+		from := len(server.Events())
+		client("unshare", "-m", "sh", "-c", fmt.Sprintf("%s -o nolock -o ro %s:/u@1 %s; exit 0", program, lab.ServerAddr(0), dir))
+		soon, stop := context.WithTimeout(ctx, 10*time.Second)
+		defer stop()
+		if _, err := server.WaitEvent(soon, from, func(e vm.Event) bool { return e.Message == "mount" && e.Image == "u@1" }); err != nil {
+			t.Errorf("klibc's nfsmount did not get what it asked for: %v", err)
+		}
 	}
 	url := "http://" + lab.ServerAddr(0).String() + "/images/u/1/"
 	if got := client("curl", "-sSf", url+"iso/casper/filesystem.squashfs"); !bytes.Equal(got, squashfs) {

@@ -63,7 +63,7 @@ func Find(iso fs.FS, kernel, initrd string) (store.Medium, error) {
 		if m.Initrd == "" {
 			i, ok := p.initrd(iso, k)
 			if !ok && p.initrds != nil {
-				return m, fmt.Errorf("it has the kernel %s, and no initrd for it (looked for %s); name it with initrd:", k, strings.Join(p.initrds, ", "))
+				return m, fmt.Errorf("it has the kernel %s, and no initrd for it (looked for %s); name it with initrd: in the recipe", k, strings.Join(p.initrds, ", "))
 			}
 			m.Initrd = i
 		}
@@ -71,7 +71,7 @@ func Find(iso fs.FS, kernel, initrd string) (store.Medium, error) {
 	}
 	switch {
 	case kernel == "" && !found:
-		return m, fmt.Errorf("it has no kernel where one was expected (%s)%s; the recipe can name it by kernel: and initrd: in iso: {…}", strings.Join(kernels(), ", "), contents(iso))
+		return m, fmt.Errorf("it has no kernel where one was expected (%s)%s; name it in the recipe with kernel: and initrd: below iso", strings.Join(kernels(), ", "), contents(iso))
 	case m.Initrd != "":
 		if err := isFile(iso, m.Initrd); err != nil {
 			return m, fmt.Errorf("the initrd: %w", err)

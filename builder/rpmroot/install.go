@@ -2,6 +2,7 @@ package rpmroot
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"netroot/builder/chroot"
 	"netroot/builder/rpm"
@@ -26,6 +28,28 @@ type Options struct {
 	Log *slog.Logger // nil is silent
 	// Progress is told of each package as rpm begins with it. It may be nil.
 	Progress func(name string)
+	// Patience is how long rpm may say nothing: then a scriptlet hangs. 0 is 15 minutes; the longest that were seen make an
+	// initramfs, and take five on a slow machine.
+	Patience time.Duration
+}
+
+// A HangError is a transaction in which nothing happened any more.
+type HangError struct {
+	Package  string // that rpm began with last; "" before the first
+	Patience time.Duration
+	Tail     string
+}
+
+func (e *HangError) Error() string {
+	where := "before the first package"
+	if e.Package != "" {
+		where = "with package " + e.Package + ", or with what is run at the end"
+	}
+	text := fmt.Sprintf("a scriptlet hangs: rpm has said nothing for %s, %s; it was ended", e.Patience, where)
+	if e.Tail != "" {
+		text += "; the last output:\n" + e.Tail
+	}
+	return text
 }
 
 // A ScriptletError is a scriptlet that failed and by which rpm did not install the package.
@@ -98,7 +122,16 @@ func Install(ctx context.Context, s *chroot.Session, packages []*Package, o Opti
 		w.names[strings.TrimSuffix(p.File.String(), path.Ext(p.File.String()))] = true
 		args = append(args, spool+"/"+p.File.String()+".rpm")
 	}
-	err := s.Run(ctx, chroot.Command{Args: args, Env: []string{"LC_ALL=C"}, Output: w})
+	patience := cmp.Or(o.Patience, 15*time.Minute)
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.idle = time.AfterFunc(patience, cancel)
+	w.patience = patience
+	defer w.idle.Stop()
+	err := s.Run(running, chroot.Command{Args: args, Env: []string{"LC_ALL=C"}, Output: w})
+	if err != nil && running.Err() != nil && ctx.Err() == nil {
+		return w.failures, &HangError{Package: w.current, Patience: patience, Tail: strings.Join(w.lines, "\n")}
+	}
 	var exit *chroot.ExitError
 	if errors.As(err, &exit) {
 		return w.failures, w.explain(exit)
@@ -161,11 +194,17 @@ type watcher struct {
 	lines    []string
 	failures []Failure
 	fatal    *ScriptletError
+	current  string // package
+	idle     *time.Timer
+	patience time.Duration
 }
 
 const keepLines = 30
 
 func (w *watcher) Write(p []byte) (int, error) {
+	if w.idle != nil && w.idle.Stop() {
+		w.idle.Reset(w.patience)
+	}
 	w.partial = append(w.partial, p...)
 	for {
 		i := bytes.IndexByte(w.partial, '\n')
@@ -179,6 +218,7 @@ func (w *watcher) Write(p []byte) (int, error) {
 
 func (w *watcher) take(line string) {
 	if w.names[line] {
+		w.current = line
 		if w.progress != nil {
 			w.progress(line)
 		}

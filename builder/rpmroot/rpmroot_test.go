@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"netroot/builder/chroot"
 )
@@ -214,8 +215,25 @@ func install(t *testing.T, files []string) (*chroot.Session, []Failure, error) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	failures, err := Install(t.Context(), s, packages, Options{})
+	failures, err := Install(t.Context(), s, packages, Options{Patience: patience})
 	return s, failures, err
+}
+
+// patience is long for a machine that does other things, and short for who waits for the test of a scriptlet that hangs.
+const patience = 20 * time.Second
+
+func TestHangingScriptlet(t *testing.T) {
+	need(t)
+	asleep := spec{name: "asleep", tags: "Requires: rpm", body: "%post\necho good night\nkill -STOP $$\n%files\n"}
+	began := time.Now()
+	_, _, err := install(t, buildAll(t, t.TempDir(), append(base(), asleep)))
+	var hang *HangError
+	if !errors.As(err, &hang) {
+		t.Fatalf("error %v", err)
+	}
+	if !strings.HasPrefix(hang.Package, "asleep-1-1") || !strings.Contains(hang.Tail, "good night") || time.Since(began) < patience {
+		t.Errorf("%+v after %s", hang, time.Since(began))
+	}
 }
 
 func output(t *testing.T, s *chroot.Session, args ...string) string {

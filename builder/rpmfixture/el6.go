@@ -128,13 +128,14 @@ dhcp) exec /sbin/dhclient -1 -q -lf "/var/lib/dhclient/dhclient-$DEVICE.leases" 
 esac
 [ -z "$IPADDR" ] || ip addr add "$IPADDR/${NETMASK_BITS:-24}" dev "$DEVICE"
 `,
-		"etc/sysconfig/network-scripts/ifcfg-lo": "DEVICE=lo\nIPADDR=127.0.0.1\nNETMASK_BITS=8\nONBOOT=yes\n",
-		"etc/sysconfig/readonly-root":            "READONLY=no\nTEMPORARY_STATE=no\nRW_MOUNT=/var/lib/stateless/writable\n",
-		"etc/rwtab":                              "dirs\t/var/log\nempty\t/tmp\nfiles\t/etc/resolv.conf\n",
-		"etc/statetab":                           "# nothing\n",
+		"etc/udev/rules.d/80-net-setup-link.rules": "-> /dev/null", // cards keep the kernel's names
+		"etc/sysconfig/network-scripts/ifcfg-lo":   "DEVICE=lo\nIPADDR=127.0.0.1\nNETMASK_BITS=8\nONBOOT=yes\n",
+		"etc/sysconfig/readonly-root":              "READONLY=no\nTEMPORARY_STATE=no\nRW_MOUNT=/var/lib/stateless/writable\n",
+		"etc/rwtab":                                "dirs\t/var/log\nempty\t/tmp\nfiles\t/etc/resolv.conf\n",
+		"etc/statetab":                             "# nothing\n",
 	},
 	List: "%config(noreplace) /etc/inittab\n/etc/rc.d/rc\n/etc/rc.d/rc.sysinit\n/etc/rc.d/init.d/functions\n/etc/rc.d/init.d/halt\n/etc/rc.d/init.d/network\n/etc/rc.d/init.d/netfs\n/etc/rc.d/rc0.d/S01halt\n/etc/rc.d/rc6.d/S01reboot\n" +
-		"%config /etc/sysconfig/network-scripts/ifcfg-lo\n/etc/sysconfig/network-scripts/ifup\n%config(noreplace) /etc/sysconfig/readonly-root\n%config(noreplace) /etc/rwtab\n%config(noreplace) /etc/statetab\n" +
+		"/etc/udev/rules.d/80-net-setup-link.rules\n%config /etc/sysconfig/network-scripts/ifcfg-lo\n/etc/sysconfig/network-scripts/ifup\n%config(noreplace) /etc/sysconfig/readonly-root\n%config(noreplace) /etc/rwtab\n%config(noreplace) /etc/statetab\n" +
 		"%ghost %attr(0664,root,utmp) /var/log/wtmp\n%ghost %attr(0664,root,utmp) /var/run/utmp\n",
 }
 
@@ -172,7 +173,8 @@ var sshServer = Own{
 	Scripts: "%pre\ngetent group sshd >/dev/null || groupadd -g 74 -r sshd || :\ngetent passwd sshd >/dev/null || useradd -c 'Privilege-separated SSH' -u 74 -g sshd -s /sbin/nologin -r -d /var/empty/sshd sshd || :\n%post\n/sbin/chkconfig --add sshd\n%triggerin -- initscripts\necho \"triggered $1 $2\" > /var/lib/openssh-server.trigger\n",
 	Files: map[string]string{
 		"etc/rc.d/init.d/sshd": "#!/bin/bash\n# sshd\n#\n# chkconfig: 2345 55 25\n# description: OpenSSH server daemon\ncase $1 in\nstart) mkdir -p /run/sshd && /usr/sbin/sshd && touch /var/lock/subsys/sshd ;;\nstop) rm -f /var/lock/subsys/sshd ;;\nesac\n",
+		"etc/ssh/sshd_config":  "UsePAM no\nSubsystem sftp internal-sftp\n", // Debian's is made by its postinst
 		"etc/sysconfig/sshd":   "# nothing\n", "var/empty/sshd/": "", "var/empty/sshd/etc/localtime": "UTC\n",
 	},
-	List: "/etc/rc.d/init.d/sshd\n%attr(0640,root,sshd) %config(noreplace) /etc/sysconfig/sshd\n%attr(0711,root,root) %dir /var/empty/sshd\n%attr(0600,sshd,sshd) /var/empty/sshd/etc/localtime\n%ghost /var/lib/openssh-server.trigger\n",
+	List: "/etc/rc.d/init.d/sshd\n%config(noreplace) /etc/ssh/sshd_config\n%attr(0640,root,sshd) %config(noreplace) /etc/sysconfig/sshd\n%attr(0711,root,root) %dir /var/empty/sshd\n%attr(0600,sshd,sshd) /var/empty/sshd/etc/localtime\n%ghost %attr(0644,root,root) /var/lib/openssh-server.trigger\n",
 }

@@ -28,7 +28,8 @@ func EL9() Distribution {
 			{Name: "almalinux-release", Tags: "Requires: setup\nRequires: filesystem\nRequires: systemd\n", Scripts: "%posttrans\nsystemctl preset-all\n", Files: map[string]string{
 				"etc/pam.d/common-auth": pam("auth"), "etc/pam.d/common-account": pam("account"), "etc/pam.d/common-password": pam("password"),
 				"etc/pam.d/common-session": pam("session"), "etc/pam.d/common-session-noninteractive": pam("session"),
-			}, List: "%config(noreplace) /etc/pam.d/*\n"},
+				"etc/ssh/sshd_config": "UsePAM no\nSubsystem sftp internal-sftp\n",
+			}, List: "%config(noreplace) /etc/pam.d/*\n%config(noreplace) /etc/ssh/sshd_config\n"},
 		},
 		Comps: comps("core", "Core", "Smallest possible installation", []string{"almalinux-release", "bash", "openssh-server", "systemd", "shadow-utils"}, []string{"iputils", "less", "procps-ng"}),
 	}

@@ -1,0 +1,208 @@
+//go:build e2e
+
+package builder
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/builder/chroot"
+	"netroot/builder/recipe"
+	"netroot/builder/rpmfixture"
+	"netroot/builder/store"
+)
+
+func TestMain(m *testing.M) {
+	chroot.Main()
+	os.Exit(m.Run())
+}
+
+// differ are paths that need not be as dnf leaves them, each with the reason.
+var differ = []struct{ pattern, reason string }{
+	{`^/(etc|var/(lib|cache|log))/dnf`, "dnf's own"},
+	{`^/var/spool/mail$`, "dnf unpacks it before the list of groups is there, and gives it to root instead of mail"},
+	{`^/var/log/(dnf|hawkey)`, "dnf's own"},
+	{`^/(dev|proc|sys|run|tmp)(/|$)`, "other file systems while a root is made"},
+	{`^/var/lib/rpm(/|$)`, "ours is written by the root's rpm, and asked below; dnf's by the host's"},
+	{`^/root/\.rpmdb`, "where Debian's dnf puts the database of an empty root"},
+	{`^/usr/lib/sysimage`, "where other rpms put it"},
+	{`^/etc/machine-id$`, "random"},
+	{`^/var/cache/ldconfig/aux-cache$`, "has inode numbers in it"},
+	{`^/(etc/(passwd|group|shadow|gshadow)-?)$`, "users that systemd-sysusers makes get their numbers in the order of the transaction"},
+	{`^/(etc/\.pwd\.lock|var/lib/systemd/catalog/database)$`, "made as a side effect, with the time in it"},
+}
+
+// TestE2ERootIsAsDNFMakesIt compares a root path by path with one that dnf makes of the same packages, on the same machine.
+func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	for _, tool := range []string{"dnf", "rpmbuild", "createrepo_c"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+	folder, err := rpmfixture.Folder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := rpmfixture.EL9().Make(t.Context(), folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := []string{"almalinux-release", "kernel", "rpm", "iproute", "dhcp-client", "openssh-server", "shadow-utils"}
+	text := fmt.Sprintf("name: oracle\narch: amd64\nfrom: {yum: {repos: [{name: os, baseurl: \"file://%s\", gpgkey: %s}]}}\npackages: [%s]\n", repo.Dir, repo.Key, strings.Join(packages, ", "))
+	file := filepath.Join(t.TempDir(), "oracle.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := recipe.Find(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	src, err := (&Builder{Store: s}).yumSource(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pins, err := src.resolve(t.Context())
+	if err == nil {
+		err = src.fetch(t.Context(), pins)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	ours, err := src.assemble(t.Context(), "oracle", pins, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.session.Close()
+	t.Logf("%d packages, %.1f s", len(pins.Packages), time.Since(began).Seconds())
+	if len(ours.notes) > 0 {
+		t.Errorf("notes: %q", ours.notes)
+	}
+	theirs := filepath.Join(t.TempDir(), "dnf")
+	byDNF(t, repo, theirs, packages)
+
+	a, b := paths(t, ours.session.Tree()), paths(t, theirs)
+	reported := 0
+	for _, name := range union(a, b) {
+		if a[name] == b[name] || slices.ContainsFunc(differ, func(d struct{ pattern, reason string }) bool { return regexp.MustCompile(d.pattern).MatchString(name) }) {
+			continue
+		}
+		if reported++; reported < 50 {
+			t.Errorf("%s\n  here: %s\n  dnf:  %s", name, a[name], b[name])
+		}
+	}
+	t.Logf("%d paths, %d differences", len(a), reported)
+	var out bytes.Buffer
+	err = ours.session.Run(t.Context(), chroot.Command{Args: []string{"sh", "-c", "rpm -qa | wc -l; rpm -Va"}, Output: &out})
+	if ee := (*chroot.ExitError)(nil); err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
+	}
+	count, rest, _ := strings.Cut(out.String(), "\n")
+	if count != fmt.Sprint(len(pins.Packages)) || !regexp.MustCompile(`^(\S{9}  c /etc/(passwd|group|shadow|gshadow)\n)*$`).MatchString(rest) {
+		t.Errorf("rpm knows %s packages of %d; -Va:\n%s", count, len(pins.Packages), rest)
+	}
+}
+
+// byDNF has the host's dnf install packages into a folder, with the file systems that its scriptlets expect.
+func byDNF(t *testing.T, repo rpmfixture.Repository, root string, packages []string) {
+	t.Helper()
+	const script = `root=$1; repo=$2; key=$3; cache=$4; shift 4
+mkdir -p "$root/proc" "$root/sys" "$root/dev"
+for d in proc sys dev; do mount --rbind /$d "$root/$d"; done
+exec dnf -q -y --installroot="$root" --releasever=9 --setopt=reposdir=/none --setopt=pluginpath=/none --setopt=cachedir="$cache" --setopt=install_weak_deps=0 \
+	--repofrompath=f,file://"$repo" --setopt=f.gpgcheck=1 --setopt=f.gpgkey=file://"$key" install "$@"`
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	began := time.Now()
+	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-ec", script, "sh", root, repo.Dir, repo.Key, t.TempDir()}, packages...)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("dnf: %v\n%s", err, out)
+	}
+	t.Logf("dnf: %.1f s", time.Since(began).Seconds())
+}
+
+func union(a, b map[string]string) []string {
+	var names []string
+	for name := range a {
+		names = append(names, name)
+	}
+	for name := range b {
+		if _, ok := a[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// paths describes every path of a root: type, mode, owner, link, capabilities, contents, how many names it has. Of files it has the
+// time, too, where that comes with a package.
+func paths(t *testing.T, root string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(root+"/", func(at string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := filepath.Clean("/" + strings.TrimPrefix(at, root))
+		if d.IsDir() && slices.Contains([]string{"/proc", "/sys", "/dev"}, name) {
+			return fs.SkipDir
+		}
+		var st syscall.Stat_t
+		if err := syscall.Lstat(at, &st); err != nil {
+			return err
+		}
+		text := fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid)
+		switch st.Mode & syscall.S_IFMT {
+		case syscall.S_IFLNK:
+			target, err := os.Readlink(at)
+			if err != nil {
+				return err
+			}
+			text += " -> " + target
+		case syscall.S_IFREG:
+			data, err := os.ReadFile(at)
+			if err != nil {
+				return err
+			}
+			caps := make([]byte, 64)
+			n, _ := unix.Lgetxattr(at, "security.capability", caps)
+			text += fmt.Sprintf(" %d names, %d bytes, %x, capabilities %x", st.Nlink, len(data), sha256.Sum256(data), caps[:max(n, 0)])
+		}
+		all[name] = text
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}

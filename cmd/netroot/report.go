@@ -114,6 +114,11 @@ func (c *cli) report(ref string, o reportOptions) error {
 	for kind, files := range map[string][]string{"console": o.consoles, "log": o.logs} {
 		for i, file := range files {
 			data, err := os.ReadFile(file)
+			if errors.Is(err, fs.ErrNotExist) {
+				// What failed early leaves no console; the rest is all the more wanted.
+				fmt.Fprintf(c.stderr, "netroot: %s is not there, and not in the report\n", file)
+				continue
+			}
 			if err != nil {
 				return err
 			}

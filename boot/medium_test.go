@@ -17,7 +17,7 @@ import (
 )
 
 // publishMedium makes a generation of an ISO with the files, given as name=content, or without one of a kernel alone.
-func publishMedium(t *testing.T, s *store.Store, name string, medium store.Medium, files ...string) store.Generation {
+func publishMedium(t testing.TB, s *store.Store, name string, medium store.Medium, files ...string) store.Generation {
 	t.Helper()
 	d, err := s.Begin(name)
 	if err != nil {
@@ -121,6 +121,27 @@ func TestMediumIsServed(t *testing.T) {
 			if _, err := fsys.Open(name); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+	})
+}
+
+// Whatever is asked for, nothing comes but the files of the ISO, under the one name that each has.
+func FuzzISOPath(f *testing.F) {
+	for _, name := range []string{"live/1/iso/README", "live/1/image.iso", "live/1/iso/../image.json", "live/1/iso//README", "../images/live/1/image.iso", "live/1/iso/live/./filesystem.squashfs", "live/+1/image.iso"} {
+		f.Add(name)
+	}
+	s, err := store.Open(filepath.Join(f.TempDir(), "store"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	publishMedium(f, s, "live", store.Medium{Family: store.Live, Deliver: store.ByNFS}, "live/filesystem.squashfs=root", "README=read me")
+	tree := &tftpboot.Tree{Store: s, Decide: func(host.Machine) host.Decision { return host.Decision{} }, ISO: (&exports{store: s}).iso}
+	fsys := tree.FS(netip.MustParseAddr("10.0.0.3"), host.Machine{})
+	known := map[string]string{"live/1/iso/README": "read me", "live/1/iso/live/filesystem.squashfs": "root"}
+	f.Fuzz(func(t *testing.T, name string) {
+		data, err := fs.ReadFile(fsys, "images/"+name)
+		if err == nil && string(data) != known[name] && name != "live/1/image.iso" {
+			t.Errorf("%q gave %d bytes", name, len(data))
 		}
 	})
 }

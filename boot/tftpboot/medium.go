@@ -79,7 +79,11 @@ func mediumCmdline(m *store.Medium, at place, name string) []string {
 	short, _, _ := strings.Cut(name, ".")
 	switch m.Family {
 	case store.Casper, store.Live:
-		args = append(args, "boot="+m.Family, "ip=dhcp")
+		args = append(args, "boot="+m.Family)
+		if m.Family == store.Casper {
+			// live-boot asks DHCP by itself, and takes dhcp for the name of a card when it fetches.
+			args = append(args, "ip=dhcp")
+		}
 		switch {
 		case m.Deliver == store.ByNFS:
 			args = append(args, "netboot=nfs", "nfsroot="+at.nfsPath())

@@ -4,40 +4,14 @@ package boot_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"netroot/boot/vm"
 )
 
 // TestE2EBind boots a machine whose folders are copied into memory one by one, as for a kernel without overlayfs.
 func TestE2EBind(t *testing.T) {
-	b := needBench(t)
-	const image = "e2e-bind"
-	recipe := filepath.Join(t.TempDir(), "bind.yaml")
-	text := "name: " + image + "\ninclude: debian-12\nroot: {writable: bind}\nusers: [{name: operator}]\n"
-	if err := os.WriteFile(recipe, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	gen := b.build(t, recipe, image)
-	lab, err := vm.Open(t.Context(), vm.Config{Names: map[string]string{secretName: secretAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lab.Close()
-	s := &site{lab: lab}
-	policy := vm.Policy(vm.DefaultMAC.String(), image, image)
-	if s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy}); err != nil {
-		t.Fatal(err)
-	}
-	if s.machine, err = lab.Boot(vm.MachineConfig{}); err != nil {
-		t.Fatal(err)
-	}
-	defer s.machine.Stop()
-	s.await(t, gen, 0, s.machine.PowerOn)
+	s, gen := bootRecipe(t, "e2e-bind", "include: debian-12\nroot: {writable: bind}\nusers: [{name: operator}]\n")
 	s.expect(t, "grep ' / ' /proc/mounts | tail -n 1 | cut -d' ' -f3; grep -c overlay /proc/mounts || :", "nfs\n0")
 	folders := "/etc /var /root /tmp /home /mnt /media"
 	s.expect(t, "for d in "+folders+"; do echo x >$d/e2e && echo $d $(findmnt -no FSTYPE -T $d); done", strings.ReplaceAll(folders, " ", " tmpfs\n")+" tmpfs")

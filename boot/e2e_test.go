@@ -228,6 +228,34 @@ func writeRecipe(t *testing.T, word string) string {
 	return path
 }
 
+// bootRecipe builds an image of a recipe, which is given without its name, and boots it on a machine that is its own lab's.
+func bootRecipe(t *testing.T, image, recipe string) (*site, store.Generation) {
+	t.Helper()
+	b := needBench(t)
+	path := filepath.Join(t.TempDir(), image+".yaml")
+	if err := os.WriteFile(path, []byte("name: "+image+"\n"+recipe), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gen := b.build(t, path, image)
+	lab, err := vm.Open(t.Context(), vm.Config{Names: map[string]string{secretName: secretAddress}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &site{lab: lab}
+	policy := vm.Policy(vm.DefaultMAC.String(), image, image)
+	if s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy}); err != nil {
+		t.Fatal(err)
+	}
+	s.boot(t, vm.MachineConfig{})
+	s.await(t, gen, 0, s.machine.PowerOn)
+	return s, gen
+}
+
 func TestE2EDebian(t *testing.T) {
 	b := needBench(t)
 	const image = "e2e-debian-12"

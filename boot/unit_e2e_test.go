@@ -4,21 +4,13 @@ package boot_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
-
-	"netroot/boot/vm"
 )
 
 // TestE2EUnit boots a machine on which netroot itself runs, as a service of the unit that `netroot units serve` prints and by the words
 // that are in it.
 func TestE2EUnit(t *testing.T) {
-	b := needBench(t)
-	const image = "e2e-unit"
-	recipe := filepath.Join(t.TempDir(), "unit.yaml")
-	text := fmt.Sprintf(`name: %s
-include: debian-12
+	s, _ := bootRecipe(t, "e2e-unit", fmt.Sprintf(`include: debian-12
 files:
   - {path: /usr/bin/netroot, source: %q, mode: "0755"}
   - {path: /etc/netroot/netroot.yaml, content: "default: ignore\n"}
@@ -28,26 +20,7 @@ hooks:
       useradd --system --user-group --no-create-home --shell /usr/sbin/nologin netroot
       /usr/bin/netroot units serve > /etc/systemd/system/netroot.service
       systemctl enable netroot
-`, image, b.program)
-	if err := os.WriteFile(recipe, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	gen := b.build(t, recipe, image)
-	lab, err := vm.Open(t.Context(), vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lab.Close()
-	s := &site{lab: lab}
-	policy := vm.Policy(vm.DefaultMAC.String(), image, image)
-	if s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy}); err != nil {
-		t.Fatal(err)
-	}
-	if s.machine, err = lab.Boot(vm.MachineConfig{}); err != nil {
-		t.Fatal(err)
-	}
-	defer s.machine.Stop()
-	s.await(t, gen, 0, s.machine.PowerOn)
+`, needBench(t).program))
 	s.expect(t, "systemctl is-system-running --wait; systemctl --failed --no-legend", "running")
 	s.expect(t, "systemctl show netroot -p ActiveState -p SubState -p NRestarts", "NRestarts=0\nActiveState=active\nSubState=running")
 	// In no thread is a capability left, and the user is not root.

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"netroot/builder/kmod"
 	"netroot/builder/store"
 )
 
@@ -103,7 +104,7 @@ func (p place) match(iso fs.FS, named string) (string, bool) {
 	if len(names) == 0 {
 		return "", false
 	}
-	return slices.MaxFunc(names, natural), true
+	return slices.MaxFunc(names, kmod.CompareReleases), true
 }
 
 // initrd finds the initrd that belongs to a kernel.
@@ -214,37 +215,6 @@ func isFile(iso fs.FS, name string) error {
 		return fmt.Errorf("%s is not a file", name)
 	}
 	return nil
-}
-
-// natural compares names with numbers in them, so that 5.10 comes after 5.9.
-func natural(a, b string) int {
-	for a != "" && b != "" {
-		x, y := digits(a), digits(b)
-		if x > 0 && y > 0 {
-			m, n := strings.TrimLeft(a[:x], "0"), strings.TrimLeft(b[:y], "0")
-			if len(m) != len(n) {
-				return len(m) - len(n)
-			}
-			if c := strings.Compare(m, n); c != 0 {
-				return c
-			}
-			a, b = a[x:], b[y:]
-			continue
-		}
-		if a[0] != b[0] {
-			return int(a[0]) - int(b[0])
-		}
-		a, b = a[1:], b[1:]
-	}
-	return len(a) - len(b)
-}
-
-func digits(s string) int {
-	n := 0
-	for n < len(s) && '0' <= s[n] && s[n] <= '9' {
-		n++
-	}
-	return n
 }
 
 // KernelRelease reads the release of a kernel for PCs from its image; "" when it does not say. The header is described in

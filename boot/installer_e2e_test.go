@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -81,8 +82,30 @@ func bootSector(says string) []byte {
 	return sector
 }
 
-// components makes the suite lab: the installer's modules for this kernel that drive the disk, from the mirror, and the last component.
-func components(t *testing.T, mirror, kernel string) (release, packages, last []byte) {
+// download gets a file from a mirror, which may fail for a moment; nil means that the mirror does not have it.
+func download(t *testing.T, url string) []byte {
+	t.Helper()
+	for try := 1; ; try++ {
+		answer, err := http.Get(url)
+		if err == nil {
+			data, readErr := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			switch {
+			case answer.StatusCode == http.StatusNotFound:
+				return nil
+			case answer.StatusCode == http.StatusOK && readErr == nil:
+				return data
+			}
+			err = errors.Join(errors.New(answer.Status), readErr)
+		}
+		if try == 5 {
+			t.Fatalf("download %s: %v", url, err)
+		}
+	}
+}
+
+// components makes the suite lab, as files of the mirror: the installer's modules for this kernel that drive the disk, and the last component.
+func components(t *testing.T, mirror, kernel string) map[string][]byte {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
@@ -113,12 +136,8 @@ func components(t *testing.T, mirror, kernel string) (release, packages, last []
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%sFilename: lab/last.udeb\nSize: %d\nSHA256: %x\n\n", control, len(last), sha256.Sum256(last))
 
-	answer, err := http.Get(mirror + "/dists/bookworm/main/debian-installer/binary-amd64/Packages.xz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	unpacked, err := xz.NewReader(answer.Body)
+	files := map[string][]byte{"/debian/lab/last.udeb": last, "/lab/disk": bootSector(diskSays)}
+	unpacked, err := xz.NewReader(bytes.NewReader(download(t, mirror+"/dists/bookworm/main/debian-installer/binary-amd64/Packages.xz")))
 	if err != nil {
 		t.Skipf("this host's mirror has no components of the Debian installer: %v", err)
 	}
@@ -138,6 +157,11 @@ func components(t *testing.T, mirror, kernel string) (release, packages, last []
 			t.Skipf("this host's mirror has no %s, which the installer of this host's package needs", want[i])
 		}
 		fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(stanza))
+		_, name, _ := strings.Cut(stanza, "\nFilename: ")
+		name, _, _ = strings.Cut(name, "\n")
+		if files["/debian/"+name] = download(t, mirror+"/"+name); files["/debian/"+name] == nil {
+			t.Skipf("this host's mirror has no %s", name)
+		}
 		_, depends, _ := strings.Cut(stanza, "\nDepends: ")
 		depends, _, _ = strings.Cut(depends, "\n")
 		for d := range strings.SplitSeq(depends, ", ") {
@@ -146,10 +170,11 @@ func components(t *testing.T, mirror, kernel string) (release, packages, last []
 			}
 		}
 	}
-	packages = b.Bytes()
-	release = fmt.Appendf(nil, "Suite: lab\nCodename: lab\nArchitectures: amd64\nComponents: main\nSHA256:\n %x %d main/debian-installer/binary-amd64/Packages\n",
+	packages := b.Bytes()
+	files["/debian/dists/lab/main/debian-installer/binary-amd64/Packages"] = packages
+	files["/debian/dists/lab/Release"] = fmt.Appendf(nil, "Suite: lab\nCodename: lab\nArchitectures: amd64\nComponents: main\nSHA256:\n %x %d main/debian-installer/binary-amd64/Packages\n",
 		sha256.Sum256(packages), len(packages))
-	return release, packages, last
+	return files
 }
 
 // serveMirror is this host's Debian mirror in the lab, where nothing else of the world is in reach, with the suite lab.
@@ -160,13 +185,7 @@ func serveMirror(t *testing.T, lab *vm.Lab, kernel string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	release, packages, last := components(t, strings.TrimRight(upstream, "/"), kernel)
-	own := map[string][]byte{
-		"/debian/dists/lab/Release":                                     release,
-		"/debian/dists/lab/main/debian-installer/binary-amd64/Packages": packages,
-		"/debian/lab/last.udeb":                                         last,
-		"/lab/disk":                                                     bootSector(diskSays),
-	}
+	own := components(t, strings.TrimRight(upstream, "/"), kernel)
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.Out.URL.Path = strings.TrimPrefix(r.In.URL.Path, "/debian")
 		r.SetURL(target)

@@ -35,7 +35,7 @@ e2e: deps build
 	NETROOT=$(CURDIR)/netroot go test -p 1 -count 1 -tags e2e -timeout 80m -v -run '^TestE2E' ./...
 
 bench: deps build
-	go test -p 1 -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 90m ./cmd/netroot ./boot ./boot/proxydhcp ./boot/tftp ./boot/storm
+	go test -p 1 -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 90m ./builder ./cmd/netroot ./boot ./boot/proxydhcp ./boot/tftp ./boot/storm
 
 clean:
 	rm -f netroot

@@ -47,8 +47,9 @@ var differ = []struct{ pattern, reason string }{
 	{`^/(etc/\.pwd\.lock|var/lib/systemd/catalog/database)$`, "made as a side effect, with the time in it"},
 }
 
-// TestE2ERootIsAsDNFMakesIt compares a root path by path with one that dnf makes of the same packages, on the same machine.
-func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
+// likeEL9 is a recipe's source of packages from a distribution of EL 9's shape, and the same for dnf.
+func likeEL9(t testing.TB) (src *yumSource, repo rpmfixture.Repository, packages []string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -64,11 +65,10 @@ func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo, err := rpmfixture.EL9().Make(t.Context(), folder)
-	if err != nil {
+	if repo, err = rpmfixture.EL9().Make(t.Context(), folder); err != nil {
 		t.Fatal(err)
 	}
-	packages := []string{"almalinux-release", "kernel", "rpm", "iproute", "dhcp-client", "openssh-server", "shadow-utils"}
+	packages = []string{"almalinux-release", "kernel", "rpm", "iproute", "dhcp-client", "openssh-server", "shadow-utils"}
 	text := fmt.Sprintf("name: oracle\narch: amd64\nfrom: {yum: {repos: [{name: os, baseurl: \"file://%s\", gpgkey: %s}]}}\npackages: [%s]\n", repo.Dir, repo.Key, strings.Join(packages, ", "))
 	file := filepath.Join(t.TempDir(), "oracle.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -79,16 +79,56 @@ func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err == nil {
+		err = s.Prepare()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Prepare(); err != nil {
+	if src, err = (&Builder{Store: s}).yumSource(r); err != nil {
 		t.Fatal(err)
 	}
-	src, err := (&Builder{Store: s}).yumSource(r)
-	if err != nil {
-		t.Fatal(err)
+	return src, repo, packages
+}
+
+// BenchmarkRPMRoot times a root, from the metadata to the last scriptlet, against dnf with the same packages; warm, the downloads are
+// there. Both are given a repository on the disk.
+func BenchmarkRPMRoot(b *testing.B) {
+	src, repo, packages := likeEL9(b)
+	make := func() time.Duration {
+		began := time.Now()
+		pins, err := src.resolve(b.Context())
+		if err == nil {
+			err = src.fetch(b.Context(), pins)
+		}
+		var made *root
+		if err == nil {
+			made, err = src.assemble(b.Context(), "oracle", pins, b.TempDir())
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		took := time.Since(began)
+		made.session.Close()
+		return took
 	}
+	var cold, warm, peer time.Duration
+	for b.Loop() {
+		cold += make()
+		warm += make()
+		peer += byDNF(b, repo, filepath.Join(b.TempDir(), "dnf"), packages)
+	}
+	n := float64(b.N)
+	b.ReportMetric(cold.Seconds()/n, "cold-s")
+	b.ReportMetric(warm.Seconds()/n, "warm-s")
+	b.ReportMetric(peer.Seconds()/n, "dnf-s")
+	b.ReportMetric(cold.Seconds()/peer.Seconds(), "cold/dnf")
+	b.ReportMetric(warm.Seconds()/peer.Seconds(), "warm/dnf")
+}
+
+// TestE2ERootIsAsDNFMakesIt compares a root path by path with one that dnf makes of the same packages, on the same machine.
+func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
+	src, repo, packages := likeEL9(t)
 	pins, err := src.resolve(t.Context())
 	if err == nil {
 		err = src.fetch(t.Context(), pins)
@@ -131,8 +171,9 @@ func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
 	}
 }
 
-// byDNF has the host's dnf install packages into a folder, with the file systems that its scriptlets expect.
-func byDNF(t *testing.T, repo rpmfixture.Repository, root string, packages []string) {
+// byDNF has the host's dnf install packages into a folder, with the file systems that its scriptlets expect. It returns how long that
+// took.
+func byDNF(t testing.TB, repo rpmfixture.Repository, root string, packages []string) time.Duration {
 	t.Helper()
 	const script = `root=$1; repo=$2; key=$3; cache=$4; shift 4
 mkdir -p "$root/proc" "$root/sys" "$root/dev"
@@ -147,7 +188,9 @@ exec dnf -q -y --installroot="$root" --releasever=9 --setopt=reposdir=/none --se
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("dnf: %v\n%s", err, out)
 	}
-	t.Logf("dnf: %.1f s", time.Since(began).Seconds())
+	took := time.Since(began)
+	t.Logf("dnf: %.1f s", took.Seconds())
+	return took
 }
 
 func union(a, b map[string]string) []string {

@@ -94,7 +94,7 @@ func (s *yumSource) fetch(ctx context.Context, pins *lock.Lock) error {
 	if err != nil {
 		return err
 	}
-	return s.fetcher.Get(ctx, items, func(i int, path string) error {
+	err = s.fetcher.Get(ctx, items, func(i int, path string) error {
 		packages, err := rpmroot.Open([]string{path})
 		if err != nil {
 			return err
@@ -110,6 +110,10 @@ func (s *yumSource) fetch(ctx context.Context, pins *lock.Lock) error {
 		}
 		return nil
 	})
+	if fetch.NotFound(err) || fetch.Mismatch(err) {
+		return fmt.Errorf("%w (the repository does not hold what its own metadata says: wait until it is in sync, or name another with --mirror)", err)
+	}
+	return err
 }
 
 // assemble unpacks what the root's own rpm needs, and has that install everything.

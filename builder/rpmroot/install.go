@@ -185,6 +185,12 @@ func clean(root string) error {
 // failed is how rpm of any age tells of a scriptlet: "error: %pre(foo-1-1.noarch) scriptlet failed, exit status 1".
 var failed = regexp.MustCompile(`^(warning|error): (%\w+)\(([^)]+)\) scriptlet failed, (?:exit status|signal) (\d+)`)
 
+// What rpm finds before it begins (rpmProblemString in lib/rpmprob.c).
+var (
+	crowded = regexp.MustCompile(`^\s*installing package \S+ needs (\d+[KM]?B) (?:more space )?on the \S+ filesystem`)
+	clash   = regexp.MustCompile(`^\s*file \S+ conflicts between attempted installs of `)
+)
+
 // A watcher reads what rpm says.
 type watcher struct {
 	log      *slog.Logger
@@ -195,6 +201,8 @@ type watcher struct {
 	failures []Failure
 	fatal    *ScriptletError
 	current  string // package
+	space    string // that is missing
+	clashes  []string
 	idle     *time.Timer
 	patience time.Duration
 }
@@ -227,6 +235,12 @@ func (w *watcher) take(line string) {
 	if w.lines = append(w.lines, line); len(w.lines) > keepLines {
 		w.lines = w.lines[1:]
 	}
+	switch {
+	case crowded.MatchString(line):
+		w.space = crowded.FindStringSubmatch(line)[1] // each package adds to what those before it need
+	case clash.MatchString(line):
+		w.clashes = append(w.clashes, strings.TrimSpace(line))
+	}
 	m := failed.FindStringSubmatch(line)
 	if m == nil {
 		w.log.Debug(line)
@@ -244,8 +258,13 @@ func (w *watcher) take(line string) {
 }
 
 func (w *watcher) explain(exit *chroot.ExitError) error {
-	if w.fatal != nil {
+	switch {
+	case w.fatal != nil:
 		return w.fatal
+	case w.space != "":
+		return fmt.Errorf("the store's file system is too small: rpm needs %s more for the root; make room there, or put the store elsewhere with --store", w.space)
+	case w.clashes != nil:
+		return fmt.Errorf("packages that cannot be together in a root: %s; exclude one of them", strings.Join(w.clashes[:min(len(w.clashes), 5)], "; "))
 	}
 	return exit
 }

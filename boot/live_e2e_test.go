@@ -84,8 +84,8 @@ func liveISO(t *testing.T) string {
 	}
 	run("mmdebstrap", "--mode=root", "--variant=minbase", "--include="+livePackages,
 		`--essential-hook=mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/initramfs-tools/hooks"; echo MODULES=list > "$1/etc/initramfs-tools/conf.d/e2e"`,
-		"--essential-hook=upload "+hook+" /etc/initramfs-tools/hooks/e2e",
-		`--aptopt=APT::Sandbox::User "root"`,
+		`--essential-hook=cp -p `+hook+` "$1/etc/initramfs-tools/hooks/e2e"`,
+		`--aptopt=APT::Sandbox::User "root"`, // the test's folder is closed to the user _apt
 		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/man/*", "bookworm", root)
 	write("etc/hostname", "live\n")
 	write("etc/systemd/system/shell.service", shellUnit)

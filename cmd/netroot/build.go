@@ -66,6 +66,9 @@ func (c *cli) build(ctx context.Context, arg string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.verify && r.Medium() {
+		return usageError{fmt.Errorf("--verify: what an ISO or a netboot kernel starts does not tell how far its boot has come; leave it out for %s", arg)}
+	}
 	if err := c.checkSeed(r); err != nil {
 		return err
 	}

@@ -3,8 +3,12 @@
 package boot_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -119,4 +123,102 @@ except Exception as e: print(e)'`, "HTTP Error 403: Forbidden")
 			t.Error(err)
 		}
 	})
+}
+
+// What is known of a machine outlives a server that is killed: that it began to boot, and that it is installed. The machine is the
+// router, which asks with curl.
+func TestE2ESeedsSurviveKill(t *testing.T) {
+	b := needBench(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"kernel": "kernel", "initrd": "initrd",
+		"r.yaml": "name: e2e-seed\narch: amd64\nfrom: {netboot: {kernel: {path: kernel}, initrd: {path: initrd}}}\npreseed: |\n  d-i a/b string {{.Vars.word}}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gen := b.build(t, filepath.Join(dir, "r.yaml"), "e2e-seed")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	lab, err := vm.Open(ctx, vm.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var card *net.Interface
+	if err := lab.Do(vm.NSRouter, func() (err error) {
+		card, err = net.InterfaceByName("eth0")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	policy := fmt.Sprintf("default: ignore\nhosts:\n  - {name: asker, mac: %q, image: e2e-seed, boot: once, vars: {word: for-asker}}\n", card.HardwareAddr)
+	config := filepath.Join(dir, "netroot.yaml")
+	if err := os.WriteFile(config, []byte(policy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	server, err := lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy, Args: []string{"--no-dhcp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kill := func() {
+		t.Helper()
+		server.Kill()
+		if err := server.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	curl := func(want string, args ...string) {
+		t.Helper()
+		var out bytes.Buffer
+		cmd := exec.Command("curl", append([]string{"-sS", "-m", "20", "-w", " status %{http_code}"}, args...)...)
+		cmd.Stdout, cmd.Stderr = &out, &out
+		p, err := lab.Start(vm.NSRouter, cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("curl %v: %q, want %q", args, out.String(), want)
+		}
+	}
+	seed := "http://10.77.0.3/seed/" + gen.Ref() + "/asker/preseed.cfg"
+	boot := "tftp://10.77.0.3/pxelinux.cfg/01-" + strings.ReplaceAll(card.HardwareAddr.String(), ":", "-")
+	const report = "http://10.77.0.3/v1/installed"
+	netroot := func(args ...string) {
+		t.Helper()
+		if _, stderr, exit := b.netroot(t, time.Minute, append(args, "--config", config)...); exit != 0 {
+			t.Errorf("%v: %d %s", args, exit, stderr)
+		}
+	}
+	netroot("nodes", "--reinstall", "asker")
+	_ = os.Remove(filepath.Join(b.store, "state", "booted.asker")) // of a run before
+
+	kill()
+	curl("status 403", seed)
+	curl("status 403", "-X", "POST", report)
+	curl("url="+seed, boot)
+	curl("d-i a/b string for-asker", seed)
+	kill()
+	curl("d-i a/b string for-asker", seed)
+	curl("status 403", strings.Replace(seed, "asker", "other", 1))
+	curl("status 405", "-X", "PUT", report)
+	curl("status 200", "-X", "POST", report)
+	kill()
+	curl("LOCALBOOT 0", boot)
+	curl("status 403", seed)
+	curl("status 200", "-X", "POST", report) // its answer may have been lost
+	netroot("nodes", "--reinstall", "asker")
+	curl("url="+seed, boot)
+	curl("d-i a/b string for-asker", seed)
+	for _, e := range server.Events() {
+		if strings.HasPrefix(e.File, "seed/") && (e.MAC != card.HardwareAddr.String() || !strings.Contains(e.Raw, `"host":"asker"`)) {
+			t.Errorf("who asked is not in the record: %s", e.Raw)
+		}
+	}
 }

@@ -60,7 +60,7 @@ var diskServices = []string{
 	"multipath-tools-boot.service", "smartd.service", "smartmontools.service", "hdparm.service", "hddtemp.service", "cryptdisks.service",
 	"cryptdisks-early.service", "xfs_scrub_all.timer", "zfs-import-cache.service", "zfs-import-scan.service", "zfs-mount.service",
 	"zfs-volume-wait.service", "stratisd.service", "dphys-swapfile.service", "grub-common.service", "grub-initrd-fallback.service",
-	"kdump.service", "kdump-tools.service", "dracut-shutdown.service", "quotaon.service", "quota.service",
+	"kdump.service", "kdump-tools.service", "dracut-shutdown.service", "quota.service",
 }
 
 // waiters wait for a card to be configured, and nobody configures the one that / comes over: it was before they began.
@@ -115,7 +115,9 @@ func (c *copiedRoot) services() error {
 		}
 		why := "there is no disk to look after"
 		if slices.Contains(waiters, unit) {
-			why = "the network is there before it"
+			if why = "the network is there before it"; c.link("/etc/systemd/system/network-online.target.wants/"+unit) == "" {
+				continue
+			}
 		}
 		name, _, _ := strings.Cut(unit, ".")
 		var done bool

@@ -63,6 +63,7 @@ func (e *entry) name() string { return string(e.Name) }
 const (
 	maxNameBytes = 4095 // PATH_MAX of linux/limits.h
 	maxEntries   = 16 << 20
+	maxFileBytes = 16 << 40 // of ext4; a few bytes of a tar can claim a hole of any size
 )
 
 // cleanName makes the name of a file relative to the root, and refuses those that lead out of it. The slash that some tars are
@@ -111,7 +112,9 @@ func newEntry(h *tar.Header) (*entry, error) {
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
-		e.Type, e.Size = tar.TypeReg, h.Size
+		if e.Type, e.Size = tar.TypeReg, h.Size; e.Size > maxFileBytes {
+			return nil, fmt.Errorf("entry %q: %d bytes are more than a file can have", name, e.Size)
+		}
 	case tar.TypeDir, tar.TypeFifo:
 	case tar.TypeLink:
 		target, err := cleanName(h.Linkname)

@@ -225,6 +225,7 @@ func TestE2EDebianInstaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	gen := b.build(t, recipe, "e2e-install")
+	_ = os.Remove(filepath.Join(b.store, "state", "installed.installed")) // of a run before, in a store that is used again
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
 	lab, err := vm.Open(ctx, vm.Config{})

@@ -26,8 +26,8 @@ const (
 
 // registration is the line for the register file of binfmt_misc (Documentation/admin-guide/binfmt-misc.rst): the first 20 bytes of an
 // ELF file for i386 as QEMU's own script has them; F, so that the emulator is opened now and found inside any root; O, so that programs
-// without a name run, too.
-const registration = `:` + rule + `:M::\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x03\x00:\xff\xff\xff\xff\xff\xfe\xfe\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:` + emulator + `:OF`
+// without a name run, too; P, so that programs see the name that they were called by.
+const registration = `:` + rule + `:M::\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x03\x00:\xff\xff\xff\xff\xff\xfe\xfe\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:` + emulator + `:POF`
 
 // hold mounts binfmt_misc at $1 for itself, registers the rule $2 by $3 where it is not there, and holds it until its standard input ends:
 // since Linux 6.7 rules go with the last mount. On older kernels whoever gets the lock alone is the last, and removes the rule.

@@ -29,11 +29,12 @@ type Sender struct {
 	Wait func()
 
 	raw    syscall.RawConn
-	warm   bool
 	src    int
 	off    int64
 	left   int64
+	warm   int64 // up to here the file is in the page cache
 	err    error
+	probe  [1]byte
 	onFile func(fd uintptr) bool // made once, so that sending allocates nothing
 	onSrc  func(fd uintptr)
 }
@@ -54,12 +55,18 @@ func (s *Sender) Init(nc net.Conn) bool {
 
 // Send sends n bytes at off of src, and returns how many were sent. An error of sendfile(2) is an *Error.
 //
-// With warm, the data was in the page cache a moment ago, and the Go scheduler is not told of the system calls. Each call that it
-// is told of keeps its monitor awake, which then looks every 20 µs for calls that take long, as a sendfile of 1 MiB does, and
-// gives their processor to another thread: measured on loopback that was a third of all processor time, and most context switches.
-// Should warm data have to be read from the disk all the same, a processor of the scheduler waits too.
+// The Go scheduler is not told of the system calls for data in the page cache. Each call that it is told of keeps its monitor awake,
+// which then looks every 20 µs for calls that take long, as a sendfile of 1 MiB does, and gives their processor to another thread:
+// measured on loopback that was a third of all processor time, and most context switches. With warm, the data was in the page cache
+// a moment ago; otherwise that is found out. Should such data have to be read from the disk all the same, a processor of the scheduler
+// waits too.
 func (s *Sender) Send(src syscall.RawConn, off, n int64, warm bool) (int64, error) {
-	s.off, s.left, s.err, s.warm = off, n, nil, warm
+	defer active.Add(-1)
+	active.Add(1)
+	s.off, s.left, s.err, s.warm = off, n, nil, 0
+	if warm {
+		s.warm = off + n
+	}
 	err := src.Control(s.onSrc)
 	if s.err != nil {
 		err = s.err
@@ -101,22 +108,32 @@ func (s *Sender) some(fd uintptr) bool {
 }
 
 func (s *Sender) sendfile(fd uintptr) (n uintptr, errno syscall.Errno) {
-	count, off := uintptr(min(s.left, chunk)), uintptr(unsafe.Pointer(&s.off))
-	if s.warm {
-		n, _, errno = unix.RawSyscall6(unix.SYS_SENDFILE, fd, uintptr(s.src), off, count, 0, 0)
+	count, off := min(s.left, chunk), uintptr(unsafe.Pointer(&s.off))
+	if s.off+count > s.warm && s.cached(s.off+count-1) {
+		s.warm = s.off + count
+	}
+	if s.off+count <= s.warm {
+		n, _, errno = unix.RawSyscall6(unix.SYS_SENDFILE, fd, uintptr(s.src), off, uintptr(count), 0, 0)
 	} else {
-		n, _, errno = unix.Syscall6(unix.SYS_SENDFILE, fd, uintptr(s.src), off, count, 0, 0)
+		n, _, errno = unix.Syscall6(unix.SYS_SENDFILE, fd, uintptr(s.src), off, uintptr(count), 0, 0)
 	}
 	return n, errno
 }
 
-// pollers are the threads that wait in soon.
-var pollers atomic.Int32
+// cached tells whether the byte at off can be read without waiting (preadv2 with RWF_NOWAIT). What was read before it, the kernel's
+// read-ahead brought in with it.
+func (s *Sender) cached(off int64) bool {
+	iov := unix.Iovec{Base: &s.probe[0], Len: 1}
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(s.src), uintptr(unsafe.Pointer(&iov)), 1, uintptr(off), 0, unix.RWF_NOWAIT)
+	return n == 1 && errno == 0
+}
 
-// soon waits a moment until the client has taken what it was sent. Only as many threads as there are processors wait so.
+// active are the Senders at work.
+var active atomic.Int32
+
+// soon waits a moment until the client has taken what it was sent. With more clients than processors there is something else to do.
 func soon(fd uintptr) bool {
-	defer pollers.Add(-1)
-	if int(pollers.Add(1)) > runtime.GOMAXPROCS(0) {
+	if int(active.Load()) > runtime.GOMAXPROCS(0) {
 		return false
 	}
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, patience)

@@ -62,8 +62,8 @@ mkdir -p etc/network; printf 'auto lo\niface lo inet loopback\nauto eth0\niface 
 mkdir -p boot/grub; echo menu >boot/grub/grub.cfg; echo old >boot/initrd.img-old
 cat /proc/sys/kernel/random/uuid | tr -d - >etc/machine-id
 logger something; echo line >var/log/old.log
-install -d -o 4711 -g 4712 -m 2750 home/work; echo written on the original >home/work/note; chown 4711:4712 home/work/note
-ln home/work/note home/work/again; cp bin/true usr/local/bin/raised; chmod 4755 usr/local/bin/raised; ln -s /etc/hostname etc/absolute
+install -d -o 4711 -g 4712 -m 2750 home/lab; echo written on the original >home/lab/note; chown 4711:4712 home/lab/note
+ln home/lab/note home/lab/again; cp bin/true usr/local/bin/raised; chmod 4755 usr/local/bin/raised; ln -s /etc/hostname etc/absolute
 hostname original; echo original >etc/hostname
 `
 
@@ -194,8 +194,8 @@ func TestE2ECopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	two.await(t, twin, from, two.machine.PowerOn)
-	two.expect(t, "cat /home/work/note; stat -c '%u:%g %a' /home/work; stat -c '%a' /usr/local/bin/raised; readlink /etc/absolute", "written on the original\n4711:4712 2750\n4755\n/etc/hostname")
-	two.expect(t, "stat -c %h /home/work/again", "2")
+	two.expect(t, "cat /home/lab/note; stat -c '%u:%g %a' /home/lab; stat -c '%a' /usr/local/bin/raised; readlink /etc/absolute", "written on the original\n4711:4712 2750\n4755\n/etc/hostname")
+	two.expect(t, "stat -c %h /home/lab/again", "2")
 	two.expect(t, "hostname; getent hosts "+secretName, "twin\n"+secretAddress+`\s+`+secretName)
 	two.expect(t, "grep -v '^#' /etc/fstab; ls /etc/udev/rules.d/* /swapfile /boot/grub/grub.cfg /var/log/old.log 2>/dev/null; true", "tmpfs /scratch tmpfs size=10m 0 0")
 	two.expect(t, "cat /etc/network/interfaces", "auto lo\niface lo inet loopback")
@@ -205,7 +205,7 @@ func TestE2ECopy(t *testing.T) {
 			t.Errorf("%s: the original says %q, the copy %q", question, a, b)
 		}
 	}
-	one.expect(t, "hostname; cat /home/work/note", "original\nwritten on the original")
+	one.expect(t, "hostname; cat /home/lab/note", "original\nwritten on the original")
 }
 
 // came counts the bytes of the twin's copy in the cache of a store.

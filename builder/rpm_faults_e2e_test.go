@@ -115,7 +115,7 @@ func TestE2ERPMFaults(t *testing.T) {
 			if left, _ := filepath.Glob(filepath.Join(at, "store/images/*/*")); len(left) > 0 {
 				t.Errorf("published: %q", left)
 			}
-			if left, _ := filepath.Glob(filepath.Join(at, "store/work/faulty@*")); len(left) > 0 {
+			if left, _ := filepath.Glob(filepath.Join(at, "store", "work", "faulty@*")); len(left) > 0 {
 				t.Errorf("left behind: %q", left)
 			}
 		})

@@ -11,6 +11,7 @@ import (
 
 // TestE2EBind boots a machine whose folders are copied into memory one by one, as for a kernel without overlayfs.
 func TestE2EBind(t *testing.T) {
+	t.Parallel()
 	s, gen := bootRecipe(t, "e2e-bind", "include: debian-12\nroot: {writable: bind}\nusers: [{name: operator}]\n")
 	s.expect(t, "grep ' / ' /proc/mounts | tail -n 1 | cut -d' ' -f3; grep -c overlay /proc/mounts || :", "nfs\n0")
 	folders := "/etc /var /root /tmp /home /mnt /media"

@@ -69,6 +69,7 @@ hostname original; echo original >etc/hostname
 
 // TestE2ECopy copies a machine that runs, and boots the copy beside it.
 func TestE2ECopy(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	for _, tool := range []string{"ssh", "ssh-keygen"} {
 		if _, err := exec.LookPath(tool); err != nil {

@@ -219,13 +219,13 @@ func serveMirror(t *testing.T, lab *vm.Lab, kernel string) {
 // The Debian installer boots by PXE, takes its answers from the seed, loads its components and reports by the command that netroot
 // added; the machine is sent to its own disk from then on, though it asks the network first.
 func TestE2EDebianInstaller(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	recipe := filepath.Join(t.TempDir(), "install.yaml")
 	if err := os.WriteFile(recipe, []byte(installRecipe), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	gen := b.build(t, recipe, "e2e-install")
-	_ = os.Remove(filepath.Join(b.store, "state", "installed.installed")) // of a run before, in a store that is used again
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
 	lab, err := vm.Open(ctx, vm.Config{})

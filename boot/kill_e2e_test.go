@@ -21,6 +21,7 @@ type stage struct {
 // TestE2EKilledInEveryStage kills serve, with no chance to tidy up, in each stage of one boot, and starts it again two
 // seconds later. The machine asks by TFTP, whose transfers are in the middle of a file when they lose their server.
 func TestE2EKilledInEveryStage(t *testing.T) {
+	t.Parallel()
 	killed(t, "pxelinux", func(s *site) []stage {
 		return []stage{
 			{"offer", s.event("offer", ""), 0},
@@ -39,6 +40,7 @@ func TestE2EKilledInEveryStage(t *testing.T) {
 // at once and iPXE's script asks again. Between the offer and the script nobody asks again but the firmware, so that
 // is left out.
 func TestE2EKilledWithHTTP(t *testing.T) {
+	t.Parallel()
 	killed(t, "script", func(s *site) []stage {
 		return []stage{
 			{"kernel", s.event("read", "ipxe/"), 100 * time.Millisecond},
@@ -67,10 +69,7 @@ func (s *site) says(text string) func(context.Context) error {
 // killed boots a machine and kills serve in each of the stages.
 func killed(t *testing.T, ipxe string, stages func(*site) []stage) {
 	b := needBench(t)
-	gen, err := b.current(wordsImage)
-	if err != nil {
-		gen = b.build(t, wordsImage, wordsImage)
-	}
+	gen := b.build(t, wordsImage, wordsImage)
 	lab, err := vm.Open(t.Context(), vm.Config{})
 	if err != nil {
 		t.Fatal(err)

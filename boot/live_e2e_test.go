@@ -122,6 +122,7 @@ func liveISO(t *testing.T) string {
 
 // TestE2ELive boots an ISO of live-boot's both ways, and says what each took.
 func TestE2ELive(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	iso := liveISO(t)
 	published := t.TempDir()
@@ -272,6 +273,7 @@ func BenchmarkISO(b *testing.B) {
 // TestE2EISOClients has other people's clients take files out of an ISO: libnfs, which asks the portmapper as the mount program in a
 // live system's initrd does, and curl.
 func TestE2EISOClients(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	for _, tool := range []string{"xorriso", "nfs-cat", "nfs-ls", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {

@@ -16,6 +16,7 @@ import (
 //
 //	NETROOT_LOSS=0.2 NETROOT_DELAY=300ms    other shares and delays than five per cent and none
 func TestE2ELossyLink(t *testing.T) {
+	t.Parallel()
 	loss, err := strconv.ParseFloat(cmp.Or(os.Getenv("NETROOT_LOSS"), "0.05"), 64)
 	if err != nil {
 		t.Fatal(err)

@@ -137,6 +137,7 @@ ip -o link show lo up | { read -r _ lo _ || lo=; echo "up: $lo"; }
 // The site's own failure: a root made of packages booted, and resolved no name, where a copy of an installed system did. check names
 // the cause before the boot, and what every build adds by itself cures it.
 func TestE2EResolve(t *testing.T) {
+	t.Parallel()
 	needBench(t)
 	lab, err := vm.Open(t.Context(), vm.Config{Names: map[string]string{secretName: secretAddress}})
 	if err != nil {

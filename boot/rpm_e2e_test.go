@@ -77,6 +77,7 @@ const changed = `(\S{9}  c /etc/(passwd|group|shadow|gshadow|inittab|rwtab|sysco
 // TestE2ESLC6 builds the shipped recipe for the V7768 from a distribution of the same shape, with 32-bit programs, and boots it as that
 // board would: Core Duo, 1 GB, two e1000 on two networks.
 func TestE2ESLC6(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	foreign.Need(t)
 	const image = "slc68-v7768"
@@ -139,6 +140,7 @@ func TestE2ESLC6(t *testing.T) {
 // TestE2EAlmaLinux builds the shipped recipe from a distribution of the same shape, with rich dependencies and zstd payloads, and
 // boots it.
 func TestE2EAlmaLinux(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	const image = "almalinux-9"
 	gen := b.buildRPM(t, image, "RPM-GPG-KEY-AlmaLinux-9", rpmfixture.EL9())

@@ -45,6 +45,7 @@ autoinstall:
 
 // cloud-init itself starts a machine by what it is told under the seed's URL.
 func TestE2ECloudInit(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	recipe := filepath.Join(t.TempDir(), "cloud.yaml")
 	if err := os.WriteFile(recipe, []byte(cloudRecipe), 0o644); err != nil {
@@ -128,6 +129,7 @@ except Exception as e: print(e)'`, "HTTP Error 403: Forbidden")
 // What is known of a machine outlives a server that is killed: that it began to boot, and that it is installed. The machine is the
 // router, which asks with curl.
 func TestE2ESeedsSurviveKill(t *testing.T) {
+	t.Parallel()
 	b := needBench(t)
 	dir := t.TempDir()
 	for name, text := range map[string]string{
@@ -197,7 +199,6 @@ func TestE2ESeedsSurviveKill(t *testing.T) {
 		}
 	}
 	netroot("nodes", "--reinstall", "asker")
-	_ = os.Remove(filepath.Join(b.store, "state", "booted.asker")) // of a run before
 
 	kill()
 	curl("status 403", seed)

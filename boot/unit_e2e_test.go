@@ -10,6 +10,7 @@ import (
 // TestE2EUnit boots a machine on which netroot itself runs, as a service of the unit that `netroot units serve` prints and by the words
 // that are in it.
 func TestE2EUnit(t *testing.T) {
+	t.Parallel()
 	s, _ := bootRecipe(t, "e2e-unit", fmt.Sprintf(`include: debian-12
 files:
   - {path: /usr/bin/netroot, source: %q, mode: "0755"}

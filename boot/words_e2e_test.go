@@ -24,10 +24,7 @@ const wordsImage = "debian-12"
 func words(t *testing.T, mac net.HardwareAddr, networks []netip.Prefix, cmdline ...string) (*site, store.Generation) {
 	t.Helper()
 	b := needBench(t)
-	gen, err := b.current(wordsImage)
-	if err != nil {
-		gen = b.build(t, wordsImage, wordsImage)
-	}
+	gen := b.build(t, wordsImage, wordsImage)
 	lab, err := vm.Open(t.Context(), vm.Config{Networks: networks, Names: map[string]string{secretName: secretAddress}})
 	if err != nil {
 		t.Fatal(err)
@@ -111,6 +108,7 @@ func (s *site) answer(t *testing.T, command string) string {
 }
 
 func TestE2EWordsStaticAddress(t *testing.T) {
+	t.Parallel()
 	s, gen := words(t, vm.DefaultMAC, nil, "rd.debug",
 		"ip=10.77.0.99::10.77.0.2:255.255.255.0:static-name:eth0:none:10.77.0.2")
 	s.boot(t, vm.MachineConfig{})
@@ -133,6 +131,7 @@ func TestE2EWordsStaticAddress(t *testing.T) {
 }
 
 func TestE2EWordsReadOnly(t *testing.T) {
+	t.Parallel()
 	s, gen := words(t, vm.DefaultMAC, nil)
 	s.boot(t, vm.MachineConfig{Kernel: loaded(gen, "ip=10.77.0.98::10.77.0.2:255.255.255.0:static-name:eth0:none:10.77.0.2", "netroot.shell=ttyS1",
 		"root=nfs:10.77.0.3:/nowhere", "rd.overlay", // the words that come last count
@@ -148,6 +147,7 @@ func TestE2EWordsReadOnly(t *testing.T) {
 }
 
 func TestE2EWordsBreakOnVirtio(t *testing.T) {
+	t.Parallel()
 	s, gen := words(t, vm.DefaultMAC, nil, "rd.break")
 	s.boot(t, vm.MachineConfig{Spec: vm.Spec{NIC: "virtio-net-pci"}})
 	s.console(t, "shell because of rd.break=pre-pivot; leave it with exit")
@@ -171,6 +171,7 @@ func TestE2EWordsBreakOnVirtio(t *testing.T) {
 }
 
 func TestE2EWordsFailure(t *testing.T) {
+	t.Parallel()
 	s, gen := words(t, vm.DefaultMAC, nil)
 	wrong := []string{"ip=dhcp", "root=nfs:10.77.0.3:/nowhere", "rd.retry=5", "rd.reboot=3"}
 	t.Run("rd.shell", func(t *testing.T) {
@@ -213,6 +214,7 @@ func (s *site) rebooted(t *testing.T) {
 }
 
 func TestE2EWordsTwoCards(t *testing.T) {
+	t.Parallel()
 	// QEMU's cards count up from the address of the first one. The server ignores that, so its ROM gives up.
 	second := append(net.HardwareAddr(nil), vm.DefaultMAC...)
 	second[5]++

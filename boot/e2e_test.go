@@ -118,13 +118,14 @@ func (b *bench) netroot(t *testing.T, timeout time.Duration, args ...string) (st
 	return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
 }
 
-var building sync.Mutex
+var building sync.Map // of *sync.Mutex, by image
 
 // build builds a recipe and returns the generation that is current then. Tests that want the same image make it once.
 func (b *bench) build(t *testing.T, recipe, image string) store.Generation {
 	t.Helper()
-	building.Lock()
-	defer building.Unlock()
+	lock, _ := building.LoadOrStore(image, new(sync.Mutex))
+	lock.(*sync.Mutex).Lock()
+	defer lock.(*sync.Mutex).Unlock()
 	_, stderr, exit := b.netroot(t, 20*time.Minute, "build", recipe)
 	if exit != 0 && strings.Contains(stderr, "does not hold what its own InRelease says") {
 		// Partial mirrors exist whose security suite is whole for one architecture only. The suite itself will do here.

@@ -1,6 +1,7 @@
 package kmod
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
@@ -16,26 +17,31 @@ import (
 	"netroot/builder/tree"
 )
 
-// maxModule bounds what a compressed module may unfold to; the largest of Debian's (amdgpu) has 30 MB.
+// maxModule bounds what a module may unfold to; the largest of Debian's (amdgpu) has 30 MB.
 const maxModule = 256 << 20
 
-// Content returns the module's ELF file, decompressed.
+// Content returns the module's ELF file, decompressed, in memory that the next call uses again: all modules of a root together have
+// hundreds of megabytes.
 func (x *Index) Content(m *Module) ([]byte, error) {
-	b, err := tree.ReadFile(x.fsys, x.Path(m))
+	name, err := tree.Resolve(x.fsys, x.Path(m))
 	if err != nil {
 		return nil, fmt.Errorf("read module %s: %w", m.Name, err)
 	}
-	var r io.Reader
+	f, err := x.fsys.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read module %s: %w", m.Name, err)
+	}
+	defer f.Close()
+	var r io.Reader = f
 	switch path.Ext(m.File) {
 	case ".ko":
-		return b, nil
 	case ".gz":
-		r, err = gzip.NewReader(bytes.NewReader(b))
+		r, err = gzip.NewReader(f)
 	case ".xz":
-		r, err = xz.NewReader(bytes.NewReader(b))
+		r, err = xz.NewReader(bufio.NewReader(f)) // it takes byte after byte
 	case ".zst":
 		var z *zstd.Decoder
-		if z, err = zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1)); err == nil {
+		if z, err = zstd.NewReader(f, zstd.WithDecoderConcurrency(1)); err == nil {
 			defer z.Close()
 			r = z
 		}
@@ -45,14 +51,14 @@ func (x *Index) Content(m *Module) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decompress module %s: %w", m.File, err)
 	}
-	out, err := io.ReadAll(io.LimitReader(r, maxModule+1))
-	if err != nil {
-		return nil, fmt.Errorf("decompress module %s: %w", m.File, err)
+	x.content.Reset()
+	if _, err := x.content.ReadFrom(io.LimitReader(r, maxModule+1)); err != nil {
+		return nil, fmt.Errorf("read module %s: %w", m.File, err)
 	}
-	if len(out) > maxModule {
-		return nil, fmt.Errorf("decompress module %s: larger than %d MiB", m.File, maxModule>>20)
+	if x.content.Len() > maxModule {
+		return nil, fmt.Errorf("read module %s: larger than %d MiB", m.File, maxModule>>20)
 	}
-	return out, nil
+	return x.content.Bytes(), nil
 }
 
 // Modinfo returns the values that a module (its ELF file) gives for a key of modinfo(8), such as "firmware".

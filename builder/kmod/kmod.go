@@ -6,6 +6,7 @@
 package kmod
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,7 +47,8 @@ type Index struct {
 	aliases []alias
 	soft    map[string]softdep
 	builtin map[string]bool
-	cards   bool // a driver of a wired card is built in
+	cards   bool         // a driver of a wired card is built in
+	content bytes.Buffer // of the module that was read last
 }
 
 // Releases lists the kernels that the root has modules for, oldest first.

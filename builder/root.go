@@ -2,7 +2,9 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -77,11 +79,7 @@ func (b *Builder) kernelAndInitramfs(root, version, dir string) (release string,
 	if err != nil {
 		return "", err
 	}
-	data, err := os.ReadFile(filepath.Join(root, kernel))
-	if err != nil {
-		return "", fmt.Errorf("copy the kernel: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, store.PartKernel), data, 0o640); err != nil {
+	if err := copyFile(filepath.Join(root, kernel), filepath.Join(dir, store.PartKernel)); err != nil {
 		return "", fmt.Errorf("copy the kernel: %w", err)
 	}
 	out, err := os.OpenFile(filepath.Join(dir, store.PartInitramfs), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
@@ -93,4 +91,18 @@ func (b *Builder) kernelAndInitramfs(root, version, dir string) (release string,
 		return "", fmt.Errorf("write the initramfs: %w", err)
 	}
 	return release, out.Close()
+}
+
+func copyFile(from, to string) error {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, r)
+	return errors.Join(err, w.Close())
 }

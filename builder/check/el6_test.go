@@ -88,7 +88,10 @@ func TestEL6(t *testing.T) {
 }
 
 // demoDatabase is what rpm writes when it has installed one package.
-var demoDatabase = sync.OnceValues(func() ([]byte, error) {
+var demoDatabase = sync.OnceValues(func() ([]byte, error) { return databaseWith() })
+
+// databaseWith is the same with more packages, which have no files.
+func databaseWith(more ...string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "netroot-rpmdb-")
 	if err != nil {
 		return nil, err
@@ -118,16 +121,25 @@ touch %{buildroot}/opt/demo/ghost
 	if err := os.WriteFile(dir+"/demo.spec", []byte(spec), 0o644); err != nil {
 		return nil, err
 	}
-	for _, args := range [][]string{
-		{"rpmbuild", "-bb", "--define", "_topdir " + dir, "--define", "_rpmdir " + dir, "--define", "_rpmfilename demo.rpm", "--define", "_dbpath " + dir + "/none", dir + "/demo.spec"},
-		{"rpm", "-i", "--justdb", "--nodeps", "--define", "_db_backend sqlite", "--dbpath", dir + "/db", dir + "/demo.rpm"},
-	} {
+	commands := [][]string{}
+	for _, name := range append([]string{"demo"}, more...) {
+		if name != "demo" {
+			text := fmt.Sprintf("Name: %s\nVersion: 1\nRelease: 1\nSummary: x\nLicense: x\nBuildArch: noarch\n%%description\nx\n%%files\n", name)
+			if err := os.WriteFile(dir+"/"+name+".spec", []byte(text), 0o644); err != nil {
+				return nil, err
+			}
+		}
+		commands = append(commands,
+			[]string{"rpmbuild", "-bb", "--define", "_topdir " + dir, "--define", "_rpmdir " + dir, "--define", "_rpmfilename " + name + ".rpm", "--define", "_dbpath " + dir + "/none", dir + "/" + name + ".spec"},
+			[]string{"rpm", "-i", "--justdb", "--nodeps", "--define", "_db_backend sqlite", "--dbpath", dir + "/db", dir + "/" + name + ".rpm"})
+	}
+	for _, args := range commands {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("%v: %w\n%s", args, err, out)
 		}
 	}
 	return os.ReadFile(filepath.Join(dir, "db", rpmdb.Files[rpmdb.SQLite]))
-})
+}
 
 // rpmRoot is a root with one package, in a database that the host's rpm wrote (sqlite).
 func rpmRoot(t *testing.T) fstest.MapFS {
@@ -184,7 +196,7 @@ func TestPackages(t *testing.T) {
 	} {
 		root := rpmRoot(t)
 		c.spoil(root)
-		found := Run(root, Facts{Packages: []lock.Package{{Name: "demo", Arch: "noarch"}}})
+		found := Run(root, Facts{Packages: []lock.Package{{Name: "demo", Version: "1-1", Arch: "noarch"}}})
 		if c.check == "" {
 			if len(found) > 0 {
 				t.Errorf("a good root: %v", found)
@@ -195,8 +207,31 @@ func TestPackages(t *testing.T) {
 			t.Errorf("%s, %q: found %v", c.check, c.problem, found)
 		}
 	}
-	found := Run(rpmRoot(t), Facts{Packages: []lock.Package{{Name: "demo", Arch: "noarch"}, {Name: "glibc", Arch: "i686"}}})
+	found := Run(rpmRoot(t), Facts{Packages: []lock.Package{{Name: "demo", Version: "1-1", Arch: "noarch"}, {Name: "glibc", Version: "2.12-1", Arch: "i686"}}})
 	if len(found) != 1 || !strings.Contains(found[0].Problem, "rpm knows 1 packages, and 2 should be there; it does not know glibc.i686") || !strings.Contains(found[0].Fix, fix) {
 		t.Errorf("a package that rpm does not know: %v", found)
+	}
+	// More than was planned: a package that a hook added, and one that it replaced by another version.
+	for name, c := range map[string]struct {
+		add     []string
+		planned lock.Package
+		problem string
+	}{
+		"added":    {[]string{"extra"}, lock.Package{Name: "demo", Version: "1-1", Arch: "noarch"}, "rpm knows 2 packages, and 1 should be there; nobody planned extra-1-1.noarch"},
+		"replaced": {nil, lock.Package{Name: "demo", Version: "0.9-1", Arch: "noarch"}, "rpm knows 1 packages, and 1 should be there; nobody planned demo-1-1.noarch"},
+	} {
+		db, err := databaseWith(c.add...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := rpmRoot(t)
+		root["var/lib/rpm/rpmdb.sqlite"] = file(string(db), 0o644)
+		found := Run(root, Facts{Packages: []lock.Package{c.planned}})
+		if len(found) != 1 || found[0].Check != "rpm-database" || found[0].Severity != Warning || !strings.Contains(found[0].Problem, c.problem) || !strings.Contains(found[0].Fix, "list it in `packages`") {
+			t.Errorf("%s: %v", name, found)
+		}
+		if found := Run(root, Facts{}); len(found) > 0 {
+			t.Errorf("%s, in a root that nobody planned: %v", name, found)
+		}
 	}
 }

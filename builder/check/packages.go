@@ -1,7 +1,6 @@
 package check
 
 import (
-	"bytes"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -41,29 +40,69 @@ func backend(root fs.FS) rpmdb.Format {
 	return format
 }
 
-// database opens the root's database of packages in the format that its rpm reads. others are those that are there in other formats.
-func database(root fs.FS) (db io.ReaderAt, size int64, name string, others []string, err error) {
+// A packageList is an opened database of packages.
+type packageList struct {
+	name string
+	file fs.File
+	at   io.ReaderAt
+	size int64
+}
+
+// openList opens a file that may be one; nil when it is not there.
+func openList(root fs.FS, name string) *packageList {
+	at, err := tree.Resolve(root, name)
+	if err != nil {
+		return nil
+	}
+	f, err := root.Open(at)
+	if err != nil {
+		return nil
+	}
+	info, err := f.Stat()
+	r, ok := f.(io.ReaderAt)
+	if err != nil || !ok {
+		f.Close()
+		return nil
+	}
+	return &packageList{name, f, r, info.Size()}
+}
+
+func (l *packageList) each(do func(f *rpm.File) error) error {
+	return rpmdb.Read(l.at, l.size, func(header []byte) error {
+		f, err := rpm.Installed(header)
+		if err != nil {
+			return err
+		}
+		return do(f)
+	})
+}
+
+// database opens the root's database of packages in the format that its rpm reads; nil without one. others are those that are there in
+// other formats.
+func database(root fs.FS) (db *packageList, others []string, err error) {
 	want := backend(root)
 	for _, dir := range dbFolders {
 		for format, file := range rpmdb.Files {
 			at := path.Join(dir, file)
-			data, readErr := tree.ReadFile(root, at)
-			if readErr != nil {
+			list := openList(root, at)
+			if list == nil {
 				continue
 			}
-			r := bytes.NewReader(data)
-			switch have := rpmdb.Detect(r); {
-			case have == want && format == want:
-				db, size, name = r, int64(len(data)), at
+			switch have := rpmdb.Detect(list.at); {
+			case have == want && format == want && db == nil:
+				db = list
+				continue
+			case have == want && format == want: // the first folder is the one of newer rpms
 			case have == "":
 				err = fmt.Errorf("/%s is no database of rpm's", at)
 			default:
 				others = append(others, fmt.Sprintf("/%s, which is %s", at, formatNames[have]))
 			}
+			list.file.Close()
 		}
 	}
 	slices.Sort(others)
-	return db, size, name, others, err
+	return db, others, err
 }
 
 // hasRPM tells that the root is one of RPM packages: Debian's have their own database.
@@ -72,13 +111,16 @@ func hasRPM(root fs.FS) bool {
 }
 
 // rpmDatabase finds one that the root's rpm cannot read, as when another rpm installed the packages from outside, and one that
-// does not list what was installed.
+// does not list what was planned, or more than that.
 func rpmDatabase(s subject) (string, string, Severity) {
 	if !hasRPM(s.root) {
 		return "", "", ""
 	}
 	const fix = "install with the root's own rpm, not the host's: netroot build does so"
-	db, size, name, others, err := database(s.root)
+	db, others, err := database(s.root)
+	if db != nil {
+		defer db.file.Close()
+	}
 	if err != nil {
 		return err.Error(), fix, Error
 	}
@@ -91,28 +133,40 @@ func rpmDatabase(s subject) (string, string, Severity) {
 		}
 		return "there is no list of installed packages that the root's rpm can read", fix, Error
 	}
-	installed := map[string]bool{}
-	err = rpmdb.Read(db, size, func(header []byte) error {
-		f, err := rpm.Installed(header)
-		if err != nil {
-			return err
+	planned := map[string]bool{}
+	for _, p := range s.Packages {
+		planned[p.Name+"-"+p.Version+"."+p.Arch] = true
+	}
+	installed := map[string]bool{} // by name and architecture
+	known := 0
+	var missing, more []string
+	err = db.each(func(f *rpm.File) error {
+		name := f.Header.String(rpm.TagName)
+		if name == "gpg-pubkey" { // a key that rpm was given
+			return nil
 		}
-		if n := f.Header.String(rpm.TagName); n != "gpg-pubkey" { // a key that rpm was given
-			installed[n+" "+f.Header.String(rpm.TagArch)] = true
+		known++
+		installed[name+" "+f.Header.String(rpm.TagArch)] = true
+		if !planned[f.String()] {
+			more = append(more, f.String())
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Sprintf("/%s cannot be read: %v", name, err), fix, Error
+		return fmt.Sprintf("/%s cannot be read: %v", db.name, err), fix, Error
 	}
-	var missing []string
 	for _, p := range s.Packages {
 		if !installed[p.Name+" "+p.Arch] {
 			missing = append(missing, p.Name+"."+p.Arch)
 		}
 	}
-	if missing != nil {
-		return fmt.Sprintf("rpm knows %d packages, and %d should be there; it does not know %s", len(installed), len(s.Packages), few(missing)), fix, Error
+	switch {
+	case missing != nil:
+		return fmt.Sprintf("rpm knows %d packages, and %d should be there; it does not know %s", known, len(s.Packages), few(missing)), fix, Error
+	case more != nil && s.Packages != nil:
+		slices.Sort(more)
+		return fmt.Sprintf("rpm knows %d packages, and %d should be there; nobody planned %s", known, len(s.Packages), few(more)),
+			"what a hook installs is pinned by no lock, and another one next time: list it in `packages`", Warning
 	}
 	return "", "", ""
 }
@@ -139,18 +193,15 @@ func packageFiles(root fs.FS) (string, string, Severity) {
 	if !hasRPM(root) {
 		return "", "", ""
 	}
-	db, size, _, _, err := database(root)
+	db, _, err := database(root)
+	if db != nil {
+		defer db.file.Close()
+	}
 	if err != nil || db == nil {
 		return "", "", "" // told by rpmDatabase
 	}
 	v := verifier{root: root, users: ids(root, "etc/passwd"), groups: ids(root, "etc/group")}
-	err = rpmdb.Read(db, size, func(header []byte) error {
-		f, err := rpm.Installed(header)
-		if err != nil {
-			return err
-		}
-		return v.verify(f)
-	})
+	err = db.each(v.verify)
 	if err != nil || v.wrong == nil {
 		return "", "", ""
 	}

@@ -123,7 +123,8 @@ type batch struct {
 	filled  chan struct{}
 }
 
-const batchSize = 1 << 20
+// batchSize is large enough for the system calls of a batch to count for nothing, and so small that those under way do not either.
+const batchSize = 256 << 10
 
 type writer struct {
 	out      *os.File
@@ -141,7 +142,7 @@ func (w *writer) run(ctx context.Context, meta []byte, data []sourceExtent) erro
 	}
 	w.sum.Write(meta)
 	workers := max(4, runtime.GOMAXPROCS(0))
-	todo, order := make(chan *batch), make(chan *batch, 2*workers)
+	todo, order := make(chan *batch), make(chan *batch, workers)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer close(todo)

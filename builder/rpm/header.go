@@ -104,16 +104,21 @@ func readHeader(r io.ReaderAt, off, size int64) (*Header, error) {
 		return nil, fmt.Errorf("no header at byte %d", off)
 	}
 	n, length := binary.BigEndian.Uint32(intro[8:]), binary.BigEndian.Uint32(intro[12:])
-	h := &Header{entries: map[Tag]headerEntry{}, size: introSize + int64(n)*entrySize + int64(length)}
-	if n == 0 || n > maxEntries || length > maxStore || off+h.size > size {
+	whole := introSize + int64(n)*entrySize + int64(length)
+	if n == 0 || n > maxEntries || length > maxStore || off+whole > size {
 		return nil, fmt.Errorf("the header at byte %d claims %d entries and %d bytes, of a file of %d", off, n, length, size)
 	}
-	buf := make([]byte, h.size-introSize)
+	buf := make([]byte, whole-introSize)
 	if _, err := r.ReadAt(buf, off+introSize); err != nil {
 		return nil, short(err)
 	}
-	index := buf[:n*entrySize]
-	h.store = buf[n*entrySize:]
+	return newHeader(buf[:n*entrySize], buf[n*entrySize:])
+}
+
+// newHeader reads an index into a store.
+func newHeader(index, store []byte) (*Header, error) {
+	h := &Header{entries: make(map[Tag]headerEntry, len(index)/entrySize), store: store, size: introSize + int64(len(index)+len(store))}
+	length := uint32(len(store))
 	for ; len(index) > 0; index = index[entrySize:] {
 		word := func(i int) uint32 { return binary.BigEndian.Uint32(index[4*i:]) }
 		e := headerEntry{kind: word(1), offset: word(2), count: word(3)}

@@ -150,7 +150,7 @@ func (c *cli) findings(ref string) ([]check.Finding, error) {
 	defer done()
 	facts := check.Facts{Cmdline: m.Cmdline, Notes: m.Notes}
 	if m.Lock != nil {
-		facts.Packages = m.Lock.Packages
+		facts.Packages = m.Lock.Installed()
 	}
 	return check.Run(root, facts), nil
 }

@@ -131,7 +131,7 @@ func readParts(o origin, name string, trail []string) ([]part, error) {
 		return []part{p}, nil
 	}
 	next, target := o, o.beside(name, p.Include)
-	if !o.shipped() && isShipped(p.Include) {
+	if isShipped(p.Include) {
 		if _, err := read(o, target); errors.Is(err, fs.ErrNotExist) {
 			next, target = origin{fsys: recipes.FS}, p.Include+".yaml"
 		}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,6 +31,17 @@ import (
 func TestMain(m *testing.M) {
 	chroot.Main()
 	os.Exit(m.Run())
+}
+
+// recipeOf writes a recipe.
+func recipeOf(t testing.TB, repo rpmfixture.Repository, packages []string) string {
+	t.Helper()
+	text := fmt.Sprintf("name: oracle\narch: amd64\nfrom: {yum: {repos: [{name: os, baseurl: \"file://%s\", gpgkey: %s}]}}\npackages: [%s]\n", repo.Dir, repo.Key, strings.Join(packages, ", "))
+	file := filepath.Join(t.TempDir(), "oracle.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // differ are paths that need not be as dnf leaves them, each with the reason.
@@ -69,12 +81,7 @@ func likeEL9(t testing.TB) (src *yumSource, repo rpmfixture.Repository, packages
 		t.Fatal(err)
 	}
 	packages = []string{"almalinux-release", "kernel", "rpm", "iproute", "dhcp-client", "openssh-server", "shadow-utils"}
-	text := fmt.Sprintf("name: oracle\narch: amd64\nfrom: {yum: {repos: [{name: os, baseurl: \"file://%s\", gpgkey: %s}]}}\npackages: [%s]\n", repo.Dir, repo.Key, strings.Join(packages, ", "))
-	file := filepath.Join(t.TempDir(), "oracle.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	r, err := recipe.Find(file)
+	r, err := recipe.Find(recipeOf(t, repo, packages))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,11 +98,19 @@ func likeEL9(t testing.TB) (src *yumSource, repo rpmfixture.Repository, packages
 	return src, repo, packages
 }
 
-// BenchmarkRPMRoot times a root, from the metadata to the last scriptlet, against dnf with the same packages; warm, the downloads are
-// there. Both are given a repository on the disk.
+// BenchmarkRPMRoot times a root, from the metadata to the last scriptlet, against dnf with the same packages; warm, the cache has what
+// the cold one left in it. Both are given a repository on the disk, and neither pays for what others have yet to write to it.
+//
+// Memory is what the largest process of each had, those that it starts included: here of a whole "netroot build", which also checks the
+// root and writes initramfs and image; there of dnf, which does none of that.
 func BenchmarkRPMRoot(b *testing.B) {
 	src, repo, packages := likeEL9(b)
+	program := filepath.Join(b.TempDir(), "netroot")
+	if out, err := exec.CommandContext(b.Context(), "go", "build", "-o", program, "netroot/cmd/netroot").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
 	make := func() time.Duration {
+		unix.Sync()
 		began := time.Now()
 		pins, err := src.resolve(b.Context())
 		if err == nil {
@@ -112,11 +127,24 @@ func BenchmarkRPMRoot(b *testing.B) {
 		made.session.Close()
 		return took
 	}
+	build := func(dir string) int64 {
+		cmd := exec.CommandContext(b.Context(), program, "build", "--store", dir, "--force", recipeOf(b, repo, packages))
+		memory, out, err := run(cmd)
+		if err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		return memory
+	}
 	var cold, warm, peer time.Duration
+	var coldMemory, warmMemory, peerMemory int64
 	for b.Loop() {
 		cold += make()
 		warm += make()
-		peer += byDNF(b, repo, filepath.Join(b.TempDir(), "dnf"), packages)
+		unix.Sync()
+		took, memory := byDNF(b, repo, filepath.Join(b.TempDir(), "dnf"), packages)
+		peer += took
+		dir := filepath.Join(b.TempDir(), "store")
+		peerMemory, coldMemory, warmMemory = max(peerMemory, memory), max(coldMemory, build(dir)), max(warmMemory, build(dir))
 	}
 	n := float64(b.N)
 	b.ReportMetric(cold.Seconds()/n, "cold-s")
@@ -124,6 +152,59 @@ func BenchmarkRPMRoot(b *testing.B) {
 	b.ReportMetric(peer.Seconds()/n, "dnf-s")
 	b.ReportMetric(cold.Seconds()/peer.Seconds(), "cold/dnf")
 	b.ReportMetric(warm.Seconds()/peer.Seconds(), "warm/dnf")
+	b.ReportMetric(float64(coldMemory)/1e6, "cold-MB")
+	b.ReportMetric(float64(warmMemory)/1e6, "warm-MB")
+	b.ReportMetric(float64(peerMemory)/1e6, "dnf-MB")
+}
+
+// run runs a program and returns the memory, in bytes, that the largest of its processes had. The kernel's own account of a child
+// (ru_maxrss) begins with what its parent had when it forked, and says nothing here.
+func run(cmd *exec.Cmd) (memory int64, out []byte, err error) {
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	if err := cmd.Start(); err != nil {
+		return 0, nil, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return memory, text.Bytes(), err
+		case <-tick.C:
+			memory = max(memory, largest(cmd.Process.Pid))
+		}
+	}
+}
+
+// largest is the highest mark that the memory of a process, or of one that it started, has reached (proc(5), VmHWM).
+func largest(pid int) (memory int64) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	if _, rest, ok := strings.Cut(string(status), "\nVmHWM:"); ok {
+		fmt.Sscan(rest, &memory)
+	}
+	memory <<= 10
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return memory
+	}
+	for _, name := range lists {
+		children, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		for _, word := range strings.Fields(string(children)) {
+			if child, err := strconv.Atoi(word); err == nil {
+				memory = max(memory, largest(child))
+			}
+		}
+	}
+	return memory
 }
 
 // TestE2ERootIsAsDNFMakesIt compares a root path by path with one that dnf makes of the same packages, on the same machine.
@@ -172,8 +253,8 @@ func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
 }
 
 // byDNF has the host's dnf install packages into a folder, with the file systems that its scriptlets expect. It returns how long that
-// took.
-func byDNF(t testing.TB, repo rpmfixture.Repository, root string, packages []string) time.Duration {
+// took, and the memory it had.
+func byDNF(t testing.TB, repo rpmfixture.Repository, root string, packages []string) (time.Duration, int64) {
 	t.Helper()
 	const script = `root=$1; repo=$2; key=$3; cache=$4; shift 4
 mkdir -p "$root/proc" "$root/sys" "$root/dev"
@@ -185,12 +266,13 @@ exec dnf -q -y --installroot="$root" --releasever=9 --setopt=reposdir=/none --se
 	began := time.Now()
 	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-ec", script, "sh", root, repo.Dir, repo.Key, t.TempDir()}, packages...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	memory, out, err := run(cmd)
+	if err != nil {
 		t.Fatalf("dnf: %v\n%s", err, out)
 	}
 	took := time.Since(began)
 	t.Logf("dnf: %.1f s", took.Seconds())
-	return took
+	return took, memory
 }
 
 func union(a, b map[string]string) []string {

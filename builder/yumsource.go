@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -131,18 +130,15 @@ func (s *yumSource) assemble(ctx context.Context, name string, pins *lock.Lock, 
 	if err != nil {
 		return nil, err
 	}
-	lower := filepath.Join(scratch, "root")
-	if err := os.Mkdir(lower, 0o755); err != nil {
-		return nil, fmt.Errorf("assemble %s: %w", name, err)
-	}
 	s.progress.Step("unpacking what the root's rpm needs")
-	if err := rpmroot.Bootstrap(ctx, packages, lower); err != nil {
+	lower, err := rpmroot.Cache{Dir: s.fetcher.Cache.Dir}.Starters(ctx, packages)
+	if err != nil {
 		return nil, err
 	}
-	if err := rpmroot.Provide(packages, lower); err != nil {
-		return nil, err
-	}
-	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Log: s.log})
+	session, err := chroot.Open(ctx, chroot.Config{
+		Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Log: s.log,
+		Fill: func(changes string) error { return rpmroot.Provide(packages, changes) },
+	})
 	if err != nil {
 		return nil, err
 	}

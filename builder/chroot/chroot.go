@@ -39,6 +39,10 @@ type Config struct {
 	Arch     string       // Debian's or the recipe's word: amd64, i386, i686, arm64; empty is this machine's
 	Hostname string       // inside the session; empty is "localhost"
 	Log      *slog.Logger // nil is silent
+
+	// Fill, when not nil, puts files into the folder of the session's changes before that is laid over the root: as further names of
+	// files of the same file system, which the overlay itself cannot take.
+	Fill func(changes string) error
 }
 
 // A Session is one opened root. Its methods may be called concurrently.
@@ -237,6 +241,11 @@ func prepare(cfg Config) (setup, error) {
 	// (Documentation/filesystems/overlayfs.rst, "Volatile mount"). Without a crash in between the data is good.
 	if err := os.RemoveAll(filepath.Join(work, "work", "work", "incompat")); err != nil {
 		return setup{}, err
+	}
+	if cfg.Fill != nil {
+		if err := cfg.Fill(filepath.Join(work, "upper")); err != nil {
+			return setup{}, err
+		}
 	}
 	// The root of the merged tree takes its mode and owner from the upper folder.
 	if st, err := os.Stat(lower); err == nil {

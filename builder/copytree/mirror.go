@@ -126,7 +126,7 @@ func (m *mirror) open() error {
 	if first, err = m.load(journalName); err != nil {
 		return err
 	}
-	if first.Format != 0 && first.Boot != bootID() {
+	if first.Format != 0 && first.Boot != atomicfile.BootID() {
 		for name, e := range m.have {
 			if before[name] != e {
 				delete(m.have, name)
@@ -217,7 +217,7 @@ func (m *mirror) begin() error {
 	var first header
 	head, _, _ := bytes.Cut(old, []byte("\n"))
 	fresh := err != nil || json.Unmarshal(head, &first) != nil || first.Format != indexFormat
-	if !fresh && first.Boot != bootID() {
+	if !fresh && first.Boot != atomicfile.BootID() {
 		// What it says was loaded with care; from here on it can be believed again.
 		return m.rewrite()
 	}
@@ -228,7 +228,7 @@ func (m *mirror) begin() error {
 		if err := m.journal.Truncate(0); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(m.journal, "{\"format\":%d,\"boot\":%q}\n", indexFormat, bootID())
+		_, err = fmt.Fprintf(m.journal, "{\"format\":%d,\"boot\":%q}\n", indexFormat, atomicfile.BootID())
 	} else if n := len(old); n > 0 && old[n-1] != '\n' {
 		err = m.journal.Truncate(int64(bytes.LastIndexByte(old, '\n') + 1))
 	}
@@ -537,13 +537,4 @@ func (m *mirror) noSystem() error {
 	}
 	slices.Sort(tops)
 	return fmt.Errorf("there is neither etc nor usr, so it is no operating system; it holds %s", strings.Join(tops[:min(len(tops), 8)], ", "))
-}
-
-// bootID names this run of the kernel.
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(id))
 }

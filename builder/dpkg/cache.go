@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/builder/atomicfile"
 )
 
 // A Cache is a folder of unpacked packages, named by the SHA-256 of their .deb:
@@ -61,7 +63,7 @@ func (c Cache) load(sum string) (*manifest, error) {
 	}
 	// Files are not synced one by one. What a machine wrote before it was last switched off counts only when Sync
 	// put its mark on it.
-	if m.Boot != bootID() {
+	if m.Boot != atomicfile.BootID() {
 		if _, err := os.Stat(filepath.Join(c.entry(sum), "synced")); err != nil {
 			return nil, fmt.Errorf("unpacked package %s may not have reached the disk: %w", sum, os.ErrNotExist)
 		}
@@ -196,13 +198,4 @@ func (m *manifest) write(dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, manifestName), data, 0o600)
-}
-
-// bootID names this run of the kernel.
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(id))
 }

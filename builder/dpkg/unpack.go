@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"netroot/builder/atomicfile"
 	"netroot/builder/deb"
 )
 
@@ -79,7 +80,7 @@ func unpack(ctx context.Context, debPath, sum string, cache Cache) error {
 			return fmt.Errorf("%s: %w", d.data.name, err)
 		}
 	}
-	m.Boot = bootID()
+	m.Boot = atomicfile.BootID()
 	if err := m.write(temp); err != nil {
 		return err
 	}

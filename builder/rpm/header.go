@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 )
 
@@ -258,6 +259,12 @@ func (f *File) EVR() EVR {
 // String is the package as rpm writes it.
 func (f *File) String() string {
 	return f.Header.String(TagName) + "-" + f.EVR().String() + "." + f.Header.String(TagArch)
+}
+
+// HashHeader writes the header section to h. It tells one package from another: it has the digests of the files.
+func (f *File) HashHeader(h hash.Hash) error {
+	_, err := io.Copy(h, f.header())
+	return err
 }
 
 // header returns the bytes of the header section: what SigRSA, SigDSA and the digests of the header are over.

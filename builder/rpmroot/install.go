@@ -74,8 +74,8 @@ func (f Failure) String() string {
 	return fmt.Sprintf("package %s: its %s scriptlet failed with exit code %d", f.Package, f.Scriptlet, f.Code)
 }
 
-// Provide puts the package files where Install finds them: into the root folder dir, as further names of the same files
-// where that is possible.
+// Provide puts the package files where Install finds them: into the folder dir, which is laid over the root, as further names of the
+// same files where that is possible.
 func Provide(packages []*Package, dir string) error {
 	to := filepath.Join(dir, spool)
 	if err := os.Mkdir(to, 0o755); err != nil {

@@ -131,25 +131,18 @@ func closure(packages []*Package) ([]*Package, error) {
 	return order, nil
 }
 
-// Bootstrap unpacks into the folder dir, which is made, what the root's rpm needs to run.
-func Bootstrap(ctx context.Context, packages []*Package, dir string) error {
-	first, err := closure(packages)
-	if err != nil {
-		return fmt.Errorf("assemble root: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("assemble root: %w", err)
+// unpackAll unpacks packages in their order into the folder dir, which it makes.
+func unpackAll(ctx context.Context, packages []*Package, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
 	}
 	u := &unpacker{dir: dir, fsys: os.DirFS(dir)}
-	for _, p := range first {
+	for _, p := range packages {
 		if err := u.unpack(ctx, p.File); err != nil {
 			return fmt.Errorf("unpack %w", err)
 		}
 	}
-	if err := u.own(); err != nil {
-		return fmt.Errorf("assemble root: %w", err)
-	}
-	return nil
+	return u.own()
 }
 
 // An unpacker writes payloads into a folder.

@@ -203,14 +203,14 @@ func install(t *testing.T, files []string) (*chroot.Session, []Failure, error) {
 	}
 	t.Cleanup(func() { Close(packages) })
 	work := t.TempDir()
-	lower := filepath.Join(work, "root")
-	if err := Bootstrap(t.Context(), packages, lower); err != nil {
+	lower, err := Cache{work}.Starters(t.Context(), packages)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Provide(packages, lower); err != nil {
-		t.Fatal(err)
-	}
-	s, err := chroot.Open(t.Context(), chroot.Config{Lower: lower, Work: filepath.Join(work, "changes"), Arch: "x86_64"})
+	s, err := chroot.Open(t.Context(), chroot.Config{
+		Lower: lower, Work: filepath.Join(work, "changes"), Arch: "x86_64",
+		Fill: func(changes string) error { return Provide(packages, changes) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +342,7 @@ func TestNoRPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer Close(packages)
-	if err := Bootstrap(t.Context(), packages, t.TempDir()); err == nil || !strings.Contains(err.Error(), "no package rpm") {
+	if _, err := (Cache{t.TempDir()}).Starters(t.Context(), packages); err == nil || !strings.Contains(err.Error(), "no package rpm") {
 		t.Errorf("%v", err)
 	}
 }

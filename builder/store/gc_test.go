@@ -151,6 +151,8 @@ func TestPruneCache(t *testing.T) {
 	put("sha256/ee/"+sum("e")+".part", old)
 	put("unpacked/"+sum("a")+"/data/file", old)
 	put("unpacked/"+sum("b")+"/data/file", old)
+	put("starters/"+sum("g")+"/boot", old) // in no lock: its age counts
+	put("starters/"+sum("h")+"/boot", time.Now())
 	put("documents/InRelease", old)
 	for name, digest := range map[string]string{"x-1": sum("a"), "y-2": sum("f")} { // the copy of x's newest, and one that no image has
 		put("copies/"+name+"/digest", old)
@@ -159,19 +161,21 @@ func TestPruneCache(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chtimes(filepath.Join(s.CacheDir(), "unpacked", sum("b")), old, old); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"unpacked/" + sum("b"), "starters/" + sum("g")} {
+		if err := os.Chtimes(filepath.Join(s.CacheDir(), name), old, old); err != nil {
+			t.Fatal(err)
+		}
 	}
 	got, err := s.PruneCache(t.Context(), map[string]bool{sum("c"): true}, 24*time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Entries != 4 || got.Bytes != 200 {
+	if got.Entries != 5 || got.Bytes != 200 {
 		t.Errorf("pruned %+v", got)
 	}
 	for name, want := range map[string]bool{"sha256/aa/" + sum("a"): true, "sha256/bb/" + sum("b"): false, "sha256/cc/" + sum("c"): true,
 		"sha256/dd/" + sum("d"): true, "sha256/ee/" + sum("e") + ".part": false, "unpacked/" + sum("a") + "/data/file": true,
-		"unpacked/" + sum("b"): false, "documents/InRelease": true, "copies/x-1/digest": true, "copies/y-2": false} {
+		"unpacked/" + sum("b"): false, "starters/" + sum("g"): false, "starters/" + sum("h"): true, "documents/InRelease": true, "copies/x-1/digest": true, "copies/y-2": false} {
 		if _, err := os.Stat(filepath.Join(s.CacheDir(), name)); (err == nil) != want {
 			t.Errorf("%s: there %v, want %v", name, err == nil, want)
 		}

@@ -1,0 +1,129 @@
+package rpmroot
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"netroot/builder/chroot"
+)
+
+// listing is every path of a folder with all that a session could change of it.
+func listing(t *testing.T, dir string) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st syscall.Stat_t
+		if err := syscall.Lstat(name, &st); err != nil {
+			return err
+		}
+		fmt.Fprintln(&all, name, st.Ino, st.Mode, st.Uid, st.Gid, st.Size, st.Ctim)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+func TestStartersAreKept(t *testing.T) {
+	need(t)
+	dir := t.TempDir()
+	files := buildAll(t, dir, append(base(), spec{name: "more", tags: "Requires: rpm", body: "%files\n"}))
+	packages, err := Open(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(packages)
+	cache := Cache{t.TempDir()}
+	starters := func(packages []*Package) string {
+		t.Helper()
+		root, err := cache.Starters(t.Context(), packages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return root
+	}
+
+	// Several builds at a time unpack once.
+	var roots [4]string
+	var errs [4]error
+	var wg sync.WaitGroup
+	for i := range roots {
+		wg.Go(func() { roots[i], errs[i] = cache.Starters(t.Context(), packages) })
+	}
+	wg.Wait()
+	root := roots[0]
+	for i, r := range roots {
+		if r != root || errs[i] != nil {
+			t.Fatalf("%s and %s: %v", r, root, errs[i])
+		}
+	}
+	if info, err := os.Stat(filepath.Join(cache.Dir, "starters")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("others may enter: %v, %v", info, err)
+	}
+	before := listing(t, root)
+
+	// A root that is installed over them leaves them as they are.
+	s, err := chroot.Open(t.Context(), chroot.Config{
+		Lower: root, Work: filepath.Join(dir, "changes"), Arch: "x86_64", Fill: func(changes string) error { return Provide(packages, changes) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := Install(t.Context(), s, packages, Options{Patience: patience}); err != nil {
+		t.Fatal(err)
+	}
+	if again := starters(packages); again != root || listing(t, root) != before {
+		t.Errorf("%s is not as it was, or was unpacked again", root)
+	}
+	s.Close()
+
+	// A package that rpm does not need is not among them; without one that it needs, they are others.
+	few := packages[:0:0]
+	for _, p := range packages {
+		if !strings.HasPrefix(p.File.String(), "more-") {
+			few = append(few, p)
+		}
+	}
+	if other := starters(few); other != root || len(few) == len(packages) {
+		t.Errorf("%s for the same starters, and %s", root, other)
+	}
+	for i, p := range few {
+		if strings.HasPrefix(p.File.String(), "bash-") || strings.HasPrefix(p.File.String(), "filesystem-") {
+			if other := starters(append(few[:i:i], few[i+1:]...)); other == root {
+				t.Errorf("the same without %s", p.File)
+			}
+		}
+	}
+
+	// What an earlier run of the kernel may not have written whole, and what a killed build left, is unpacked again.
+	mark := filepath.Join(filepath.Dir(root), "boot")
+	for what, spoil := range map[string]func() error{
+		"an earlier boot": func() error { return os.WriteFile(mark, []byte("another"), 0o600) },
+		"a killed build":  func() error { return os.Remove(mark) },
+	} {
+		stale := filepath.Join(root, "stale")
+		if err := os.WriteFile(stale, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		if again := starters(packages); again != root {
+			t.Errorf("%s: %s", what, again)
+		}
+		if _, err := os.Lstat(stale); err == nil {
+			t.Errorf("%s: what it left is taken for whole", what)
+		}
+	}
+}

@@ -365,6 +365,32 @@ func TestNoSource(t *testing.T) {
 	}
 }
 
+// An entry of the host's own release stands for another release, companions included, unless an entry names that one.
+func TestOtherReleaseAtTheSameMirror(t *testing.T) {
+	list := "deb URL stable main\ndeb URL stable-updates main\ndeb URL stable-security main contrib\ndeb URL stablest main\n"
+	for _, tt := range []struct{ host, list, suite, want string }{
+		{"stable", list, "next", "next next-updates next-security"},
+		{"stable", list, "stable", "stable stable-updates stable-security"},
+		{"stable", list, "sid", "sid"},
+		{"stable", list + "deb URL next main\n", "next", "next"},
+		{"other", list, "next", "offer no suite next"},
+		{"", list, "next", "offer no suite next"},
+		{"stable", "deb URL stable contrib\n", "next", "offer next with the components contrib"},
+	} {
+		a := newArchive(t)
+		a.sources(t, tt.list)
+		write(t, filepath.Join(a.host, "etc/os-release"), []byte("ID=debian\nVERSION_CODENAME=\""+tt.host+"\"\n"))
+		m, err := NewMirrors(Config{Suite: tt.suite, Components: []string{"main"}, Arch: "amd64", HostRoot: a.host})
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = strings.Join(m.Names(), " ")
+		}
+		if !strings.Contains(got, tt.want) || err == nil && got != tt.want {
+			t.Errorf("%s on %s: %s, want %s", tt.suite, tt.host, got, tt.want)
+		}
+	}
+}
+
 // Each way in which an entry can name its key, and what happens when the key is not the right one.
 func TestSignedBy(t *testing.T) {
 	a := newArchive(t)

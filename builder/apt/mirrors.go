@@ -17,7 +17,7 @@ import (
 
 // Config says which archive to use. What is left empty comes from the host's own apt configuration.
 type Config struct {
-	Suite      string    // bookworm; its -updates and -security companions come along when the host lists them
+	Suite      string    // bookworm; its -updates and -security companions come along when the host lists them, or those of its own release
 	Components []string  // empty: those of the host's entry, or main when Mirror is set
 	Mirror     string    // base URL, http:, https: or file:; only Suite is taken from it
 	Keyring    string    // a keyring file; empty: what the host's entries and trusted.gpg.d name
@@ -84,8 +84,43 @@ func NewMirrors(cfg Config) (*Mirrors, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.repos, err = chooseRepos(cfg, sources)
+	m.repos, err = chooseRepos(cfg, standFor(hostCodename(cfg.hostRoot()), cfg.Suite, sources))
 	return m, err
+}
+
+// hostCodename is the code name of the host's own release (os-release(5)), empty when it has none.
+func hostCodename(hostRoot string) string {
+	data, _ := os.ReadFile(filepath.Join(hostRoot, "etc/os-release"))
+	for line := range strings.Lines(string(data)) {
+		if name, ok := strings.CutPrefix(line, "VERSION_CODENAME="); ok {
+			return strings.Trim(strings.TrimSpace(name), `"'`)
+		}
+	}
+	return ""
+}
+
+// standFor lets the entries of the host's own release stand for another one that no entry offers: a mirror holds the
+// releases of a distribution beside each other. sid has no companions.
+func standFor(own, wanted string, sources []source) []source {
+	offers := func(suite string) bool {
+		return slices.ContainsFunc(sources, func(s source) bool { return slices.Contains(s.suites, suite) })
+	}
+	if own == "" || offers(wanted) || !offers(own) {
+		return sources
+	}
+	var out []source
+	for _, s := range sources {
+		var suites []string
+		for _, suite := range s.suites {
+			if rest, ok := strings.CutPrefix(suite, own); ok && isWantedSuite(suite, own) && (rest == "" || wanted != "sid" && wanted != "unstable") {
+				suites = append(suites, wanted+rest)
+			}
+		}
+		if s.suites = suites; len(suites) > 0 {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // companions of a suite carry its updates; bullseye's and older releases' security suite is called SUITE/updates.

@@ -136,6 +136,8 @@ var oracleSets = map[string][]string{
 	},
 }
 
+var nextSets = []string{"", "linux-image-amd64 systemd-sysv udev libpam-systemd iproute2 isc-dhcp-client openssh-server", "cloud-init", "nginx", "task-xfce-desktop", "build-essential", "sysvinit-core"}
+
 // Packages that ask first for a name which only others provide, several of them and none better than the next. There
 // apt-get's choice and the one made here may differ, so apt-get is given the whole result instead: it must not want
 // anything more, nor refuse.
@@ -147,6 +149,14 @@ func TestOracleAptGet(t *testing.T) {
 	}
 	suite := hostSuite(t)
 	cache := t.TempDir()
+	if suite == "bookworm" { // the release after it, from the same mirror
+		u := openHost(t, Config{Suite: "trixie", Arch: "amd64"}, cache)
+		sets := nextSets
+		if os.Getenv("CI") == "" {
+			sets = sets[:2]
+		}
+		compareWithAptGet(t, u, newAptGet(t, u), sets)
+	}
 	for _, arch := range []string{"amd64", "i386"} {
 		cfg := Config{Suite: suite, Arch: arch}
 		if arch == "i386" { // through an explicit mirror, for the sake of that way

@@ -59,6 +59,7 @@ func assemble(ctx context.Context, r Root) error {
 		return err
 	}
 	sources = inOrder(sources)
+	holdDiverting(sources)
 	p, err := newPlan(sources, sameFile(r.Cache))
 	if err != nil {
 		return err

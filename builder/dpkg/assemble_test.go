@@ -132,6 +132,30 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
+// A package that diverts files waits for the root's dpkg, unless dpkg could not run without it: Debian 13's C library,
+// base-files and dash divert, too.
+func TestDivertingPackages(t *testing.T) {
+	diverting := func(name, fields string) pkg {
+		return pkg{name: name, fields: fields, ext: ".gz", files: append(dirs("", "usr/"), thing{name: "usr/" + name, data: name}),
+			control: []thing{{name: "preinst", data: "#!/bin/sh\ndpkg-divert --no-rename --add /x\n", mode: 0o755}}}
+	}
+	dir, err := build(t, Cache{t.TempDir()}, diverting("dash", "Essential: yes\nPre-Depends: libc"), diverting("libc", "Depends: libgcc"),
+		diverting("libgcc", ""), diverting("base-passwd", ""), diverting("client", "Depends: libc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := filepath.Glob(filepath.Join(dir, heldDir, "*"))
+	if err != nil || len(held) != 1 || filepath.Base(held[0]) != "client_all.deb" {
+		t.Errorf("held back: %v, %v", held, err)
+	}
+	for name, want := range map[string]bool{"dash": true, "libc": true, "libgcc": true, "base-passwd": true, "client": false} {
+		_, err := os.Stat(filepath.Join(dir, "usr", name))
+		if known := strings.Contains(read(t, dir, adminDir+"/status"), "Package: "+name+"\nStatus: install ok unpacked\n"); (err == nil) != want || known != want {
+			t.Errorf("%s: %v, unpacked by dpkg's status: %v, want %v", name, err, known, want)
+		}
+	}
+}
+
 func TestSharedFolders(t *testing.T) {
 	at := func(year int, mode int64) thing {
 		return thing{name: "usr/share/", mode: mode, head: func(h *tar.Header) { h.ModTime = time.Date(year, 1, 1, 0, 0, 0, 7, time.UTC) }}

@@ -20,7 +20,7 @@ import (
 //	DIR/unpacked/<sha256>/manifest.json   every entry of data.tar; control; conffiles with their MD5
 //	DIR/unpacked/<sha256>/files/<n>       the contents of regular files, with owner, mode, mtime and xattrs
 //	DIR/unpacked/<sha256>/control/<name>  the members of control.tar but "control"
-//	DIR/unpacked/<sha256>/package.deb     only of packages that the root's own dpkg has to unpack
+//	DIR/unpacked/<sha256>/package.deb     only of packages that divert files, which the root's own dpkg may have to unpack
 //
 // Names inside a package never become paths here, so no package can reach out of its folder. Only root may enter the
 // folder: it holds setuid programs, of old versions too.
@@ -30,7 +30,7 @@ type Cache struct {
 
 const (
 	manifestName   = "manifest.json"
-	manifestFormat = 1
+	manifestFormat = 2
 	tempPrefix     = ".tmp-"
 )
 
@@ -46,7 +46,7 @@ type manifest struct {
 	Conffiles map[string]string `json:"conffiles,omitempty"` // path as in DEBIAN/conffiles: MD5
 	Order     []string          `json:"order,omitempty"`     // of the conffiles
 	Sums      string            `json:"sums,omitempty"`      // md5sums, when the package has none of its own
-	Held      bool              `json:"held,omitempty"`      // the root's dpkg is to unpack it
+	Diverts   bool              `json:"diverts,omitempty"`   // its preinst calls dpkg-divert
 	Boot      string            `json:"boot"`                // boot during which it was written
 	Entries   []entry           `json:"entries"`
 }

@@ -132,7 +132,7 @@ func (c *configurer) load() error {
 		}
 		s := &source{
 			name: control.get("Package"), version: control.get("Version"), arch: control.get("Architecture"),
-			control: control, manifest: &manifest{Held: held},
+			control: control, held: held,
 		}
 		if s.name == "dpkg" {
 			c.version = s.version
@@ -206,7 +206,7 @@ func unique(list []*source) []*source {
 }
 
 func (c *configurer) hasPreinst(s *source) bool {
-	if s.manifest.Held {
+	if s.held {
 		return true
 	}
 	_, err := c.root.Lstat(adminDir + "/info/" + s.full() + ".preinst")
@@ -244,7 +244,7 @@ func (c *configurer) runPreinst(ctx context.Context, s *source) error {
 		return nil
 	}
 	c.preinst[s] = true
-	if s.manifest.Held {
+	if s.held {
 		return c.dpkg(ctx, "--unpack", "/"+heldDir+"/"+s.name+"_"+s.arch+".deb")
 	}
 	const temp = adminDir + "/tmp.ci"

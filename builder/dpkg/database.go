@@ -48,7 +48,7 @@ func writeDatabase(r Root, sources []*source) error {
 		if s.arch != "all" && s.arch != native && !slices.Contains(foreign, s.arch) {
 			foreign = append(foreign, s.arch)
 		}
-		if s.manifest.Held {
+		if s.held {
 			if err := hold(r, s); err != nil {
 				return fmt.Errorf("package %s: %w", s.full(), err)
 			}

@@ -7,6 +7,7 @@
 //
 // Where it differs from dpkg: the files of all packages are there before the first script runs. A preinst that looks
 // for files of its own package finds them; one that diverts files (dpkg-divert) cannot bear that, so such packages are
-// left to the root's dpkg, which unpacks them in their turn. Names of owners in an archive are not looked up in the
-// root: the numbers count, which for the users a package may ship files of are fixed by Debian policy (9.2.2).
+// left to the root's dpkg, which unpacks them in their turn, unless dpkg itself needs them. Names of owners in an
+// archive are not looked up in the root: the numbers count, which for the users a package may ship files of are fixed
+// by Debian policy (9.2.2).
 package dpkg

@@ -30,13 +30,19 @@ import (
 const include = "netroot-initramfs,usr-is-merged,linux-image-amd64,systemd-sysv,iproute2,isc-dhcp-client,openssh-server,apt,iputils-ping,ca-certificates"
 
 // hostSources are the files of the host's apt that name a Debian archive.
-func hostSources(t *testing.T) []string {
+func hostSources(t *testing.T, suite string) []string {
 	t.Helper()
 	var found []string
 	for _, pattern := range []string{"/etc/apt/sources.list", "/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"} {
 		names, _ := filepath.Glob(pattern)
 		for _, name := range names {
 			if data, err := os.ReadFile(name); err == nil && strings.Contains(string(data), "bookworm") && strings.Contains(string(data), "main") {
+				if suite != "bookworm" { // the same mirrors have the releases beside each other
+					name = filepath.Join(t.TempDir(), filepath.Base(name))
+					if err := os.WriteFile(name, []byte(strings.ReplaceAll(string(data), "bookworm", suite)), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
 				found = append(found, name)
 			}
 		}
@@ -67,7 +73,7 @@ func standInRepository(t *testing.T) string {
 }
 
 // mmdebstrap makes the tree to compare with, and hands out the very packages it is made of.
-func mmdebstrap(t *testing.T, work string) (tree string, debs []string) {
+func mmdebstrap(t *testing.T, work, suite string) (tree string, debs []string) {
 	t.Helper()
 	needRoot(t)
 	needTool(t, "mmdebstrap")
@@ -79,8 +85,8 @@ func mmdebstrap(t *testing.T, work string) (tree string, debs []string) {
 		`--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; printf 'Package: usrmerge\nPin: release *\nPin-Priority: -1\n' > "$1/etc/apt/preferences.d/oracle"`,
 		"--customize-hook=sync-out /var/cache/apt/archives " + cache,
 		`--customize-hook=rm "$1/etc/apt/preferences.d/oracle"`,
-		"bookworm", tree}
-	args = append(append(args, hostSources(t)...), standInRepository(t))
+		suite, tree}
+	args = append(append(args, hostSources(t, suite)...), standInRepository(t))
 	start := time.Now()
 	out, err := exec.CommandContext(t.Context(), "mmdebstrap", args...).CombinedOutput()
 	if err != nil {
@@ -128,7 +134,7 @@ func pinned(t *testing.T, debs []string) []lock.Package {
 }
 
 // session unpacks, assembles and opens.
-func session(t *testing.T, work string, pkgs []lock.Package, arch string) *chroot.Session {
+func session(t *testing.T, work string, pkgs []lock.Package, suite, arch string) *chroot.Session {
 	t.Helper()
 	c := Cache{filepath.Join(work, "cache")}
 	start := time.Now()
@@ -143,7 +149,7 @@ func session(t *testing.T, work string, pkgs []lock.Package, arch string) *chroo
 	t.Logf("unpack: %v", time.Since(start).Round(10*time.Millisecond))
 	start = time.Now()
 	var sources []byte
-	for _, name := range hostSources(t) {
+	for _, name := range hostSources(t, suite) {
 		data, _ := os.ReadFile(name)
 		sources = append(append(sources, data...), '\n')
 	}
@@ -181,9 +187,15 @@ func run(t *testing.T, s *chroot.Session, script string) (string, error) {
 
 // TestE2EAgainstMmdebstrap compares a configured root, path by path, with what dpkg itself makes of the same packages.
 func TestE2EAgainstMmdebstrap(t *testing.T) {
+	for _, suite := range []string{"bookworm"} {
+		t.Run(suite, func(t *testing.T) { againstMmdebstrap(t, suite) })
+	}
+}
+
+func againstMmdebstrap(t *testing.T, suite string) {
 	work := t.TempDir()
-	oracle, debs := mmdebstrap(t, work)
-	s := session(t, work, pinned(t, debs), "amd64")
+	oracle, debs := mmdebstrap(t, work, suite)
+	s := session(t, work, pinned(t, debs), suite, "amd64")
 	before, _ := os.ReadFile("/proc/self/mountinfo")
 	configure(t, s)
 	t.Run("tree", func(t *testing.T) { compare(t, oracle, s.Tree()) })

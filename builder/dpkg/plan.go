@@ -17,6 +17,7 @@ type source struct {
 	control             paragraph
 	manifest            *manifest
 	replaces            []deb.Relation
+	held                bool            // the root's dpkg is to unpack it
 	lost                map[string]bool // names, as in the package, of files that another package replaces
 }
 
@@ -202,6 +203,9 @@ func newPlan(sources []*source, same func(a, b *node) (bool, error)) (*plan, err
 		}
 	}
 	for _, s := range sources {
+		if s.held {
+			continue
+		}
 		for i := range s.manifest.Entries {
 			if err := p.add(s, &s.manifest.Entries[i]); err != nil {
 				return nil, err
@@ -275,6 +279,21 @@ func inOrder(sources []*source) []*source {
 		order = withNeeds(order, s, provides, done)
 	}
 	return order
+}
+
+// holdDiverting leaves packages that divert files to the root's dpkg, but for those without which it could not run: as
+// debootstrap does, they are there before any script runs, and their diversions are for names that nobody has in a new
+// root (the C library, base-files and dash of Debian 13 guard the merged /usr of an upgraded one).
+func holdDiverting(sources []*source) {
+	provides, needed := providers(sources), map[*source]bool{}
+	for _, s := range sources {
+		if s.essential() || s.name == "base-passwd" {
+			withNeeds(nil, s, provides, needed)
+		}
+	}
+	for _, s := range sources {
+		s.held = s.manifest.Diverts && !needed[s]
+	}
 }
 
 // withNeeds appends a package to order, and before it what it needs, unless they are done.

@@ -70,15 +70,14 @@ func unpack(ctx context.Context, debPath, sum string, cache Cache) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", d.control.name, err)
 	}
-	if m.Held {
+	if m.Diverts {
 		if err := linkOrCopy(debPath, filepath.Join(temp, "package.deb")); err != nil {
 			return err
 		}
-	} else {
-		x := extractor{dir: filepath.Join(temp, "files"), manifest: m, buf: make([]byte, 256<<10)}
-		if err := x.run(ctx, d); err != nil {
-			return fmt.Errorf("%s: %w", d.data.name, err)
-		}
+	}
+	x := extractor{dir: filepath.Join(temp, "files"), manifest: m, buf: make([]byte, 256<<10)}
+	if err := x.run(ctx, d); err != nil {
+		return fmt.Errorf("%s: %w", d.data.name, err)
 	}
 	m.Boot = atomicfile.BootID()
 	if err := m.write(temp); err != nil {
@@ -159,7 +158,7 @@ func unpackControl(ctx context.Context, d *debFile, dir string) (*manifest, erro
 	if _, err := parseControl(m.Control); err != nil {
 		return nil, err
 	}
-	m.Held = strings.Contains(preinst, "dpkg-divert")
+	m.Diverts = strings.Contains(preinst, "dpkg-divert")
 	m.Conffiles = map[string]string{}
 	for line := range strings.Lines(conffiles) {
 		name := strings.TrimSpace(line)

@@ -42,7 +42,7 @@ dpkg-divert --package diverting --add --rename --divert /usr/bin/tool.original /
 		script("preinst", `env | grep ^DPKG_ | sort > /var/tmp/preinst-env; echo "$0 $*" >> /var/tmp/preinst-env; ls /var/lib/dpkg/tmp.ci >> /var/tmp/preinst-env
 `), script("postinst", `echo "$@" > /var/tmp/postinst-args; (sleep 1000 &) ; systemctl daemon-reload || true
 `)}})
-	s := session(t, work, pinned(t, debs), "amd64")
+	s := session(t, work, pinned(t, debs), "bookworm", "amd64")
 	configure(t, s)
 	for _, tt := range []struct{ script, want string }{
 		{"tool; tool.original", "diverted\noriginal\n"},
@@ -60,7 +60,7 @@ dpkg-divert --package diverting --add --rename --divert /usr/bin/tool.original /
 	for _, which := range []string{"preinst", "postinst"} {
 		work := t.TempDir()
 		add(pkg{name: "failing", files: dirs(""), control: []thing{script(which, "echo about to fail\nexit 42\n")}})
-		s := session(t, work, pinned(t, debs), "amd64")
+		s := session(t, work, pinned(t, debs), "bookworm", "amd64")
 		err := Configure(t.Context(), s, Options{})
 		var e *ScriptError
 		if !errors.As(err, &e) || e.Package != "failing" || e.Script != which || e.Code != 42 || !strings.Contains(e.Tail, "about to fail") {
@@ -77,7 +77,7 @@ func TestE2EI386(t *testing.T) {
 	foreign.Need(t)
 	work := t.TempDir()
 	debs := download(t, work, "i386", "usr-is-merged", "linux-image-686", "systemd-sysv", "isc-dhcp-client", "openssh-server", "apt")
-	s := session(t, work, pinned(t, debs), "i386")
+	s := session(t, work, pinned(t, debs), "bookworm", "i386")
 	configure(t, s)
 	for _, tt := range []struct{ script, want string }{
 		{"uname -m; dpkg --print-architecture", "i686\ni386\n"},
@@ -95,7 +95,7 @@ func TestE2EI386(t *testing.T) {
 func download(t *testing.T, work, arch string, want ...string) []string {
 	t.Helper()
 	needTool(t, "apt-get")
-	hostSources(t)
+	hostSources(t, "bookworm")
 	dir := filepath.Join(work, "apt")
 	for _, sub := range []string{"lists/partial", "archives/partial"} {
 		os.MkdirAll(filepath.Join(dir, sub), 0o755)

@@ -26,6 +26,7 @@ import (
 	"netroot/boot/nfs"
 	"netroot/boot/portowner"
 	"netroot/boot/proxydhcp"
+	"netroot/boot/sendfile"
 	"netroot/boot/tftp"
 	"netroot/boot/tftpboot"
 	"netroot/builder/seed"
@@ -210,7 +211,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 		services = append(services, service{"tftp", l.Addr(), func(ctx context.Context) error { return t.Serve(ctx, l) }, l.Close})
 	}
 	if s.Ports.HTTP != 0 {
-		l, err := net.Listen("tcp4", ":"+strconv.Itoa(s.Ports.HTTP))
+		l, err := sendfile.Listen(ctx, ":"+strconv.Itoa(s.Ports.HTTP))
 		if err != nil {
 			return services, taken("HTTP", s.Ports.HTTP, "http", err)
 		}
@@ -223,7 +224,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 		}, l.Close})
 	}
 	if s.Ports.NFS != 0 {
-		l, err := net.Listen("tcp4", ":"+strconv.Itoa(s.Ports.NFS))
+		l, err := sendfile.Listen(ctx, ":"+strconv.Itoa(s.Ports.NFS))
 		if err != nil {
 			return services, taken("NFS", s.Ports.NFS, "nfs", err)
 		}

@@ -9,9 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pair returns both ends of a TCP connection.
@@ -143,6 +147,66 @@ func TestDeadline(t *testing.T) {
 	n, err := s.Send(src, 0, 32<<20, false)
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n == 32<<20 {
 		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+func congestion(t *testing.T, of syscall.Conn) (name string) {
+	t.Helper()
+	raw, err := of.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) { name, err = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// BBR alone is replaced, and accepted connections have what the listener has.
+func TestListen(t *testing.T) {
+	plain, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	host := congestion(t, plain.(syscall.Conn))
+	ln, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp4", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if got := congestion(t, server.(syscall.Conn)); (got == host) == strings.HasPrefix(host, "bbr") {
+		t.Errorf("a connection has %s where the host's is %s", got, host)
+	}
+
+	raw, err := client.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ has, want string }{{"reno", "reno"}, {"bbr", "cubic reno"}} {
+		raw.Control(func(fd uintptr) {
+			if err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, test.has); err == nil {
+				unpaced(fd)
+			}
+		})
+		if err != nil {
+			t.Logf("this kernel does not give %s: %v", test.has, err)
+			continue
+		}
+		if got := congestion(t, client.(syscall.Conn)); !strings.Contains(test.want, got) {
+			t.Errorf("%s became %s, want %s", test.has, got, test.want)
+		}
 	}
 }
 

@@ -7,7 +7,7 @@ STORE   ?= /var/lib/netroot
 RECIPE  ?= debian-12
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-.PHONY: all build demo test e2e bench lint deps clean
+.PHONY: all build demo test e2e e2e-long bench lint deps clean
 
 all: build
 
@@ -33,6 +33,10 @@ test: deps
 
 e2e: deps build
 	NETROOT=$(CURDIR)/netroot go test -p 1 -parallel 2 -count 1 -tags e2e -timeout 80m -v -run '^TestE2E' ./...
+
+# What takes too long for every change: a Debian that is installed onto a disk.
+e2e-long: deps build
+	NETROOT=$(CURDIR)/netroot NETROOT_E2E_LONG=1 go test -count 1 -tags e2e -timeout 100m -v -run '^TestE2EDebianIsInstalled$$' ./boot
 
 bench: deps build
 	go test -p 1 -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 90m ./builder ./cmd/netroot ./boot ./boot/proxydhcp ./boot/tftp ./boot/storm

@@ -136,7 +136,7 @@ func components(t *testing.T, mirror, kernel string) map[string][]byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%sFilename: lab/last.udeb\nSize: %d\nSHA256: %x\n\n", control, len(last), sha256.Sum256(last))
 
-	files := map[string][]byte{"/debian/lab/last.udeb": last, "/lab/disk": bootSector(diskSays)}
+	files := map[string][]byte{"/lab/last.udeb": last, "/lab/disk": bootSector(diskSays)}
 	unpacked, err := xz.NewReader(bytes.NewReader(download(t, mirror+"/dists/bookworm/main/debian-installer/binary-amd64/Packages.xz")))
 	if err != nil {
 		t.Skipf("this host's mirror has no components of the Debian installer: %v", err)
@@ -159,7 +159,7 @@ func components(t *testing.T, mirror, kernel string) map[string][]byte {
 		fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(stanza))
 		_, name, _ := strings.Cut(stanza, "\nFilename: ")
 		name, _, _ = strings.Cut(name, "\n")
-		if files["/debian/"+name] = download(t, mirror+"/"+name); files["/debian/"+name] == nil {
+		if files["/"+name] = download(t, mirror+"/"+name); files["/"+name] == nil {
 			t.Skipf("this host's mirror has no %s", name)
 		}
 		_, depends, _ := strings.Cut(stanza, "\nDepends: ")
@@ -171,21 +171,20 @@ func components(t *testing.T, mirror, kernel string) map[string][]byte {
 		}
 	}
 	packages := b.Bytes()
-	files["/debian/dists/lab/main/debian-installer/binary-amd64/Packages"] = packages
-	files["/debian/dists/lab/Release"] = fmt.Appendf(nil, "Suite: lab\nCodename: lab\nArchitectures: amd64\nComponents: main\nSHA256:\n %x %d main/debian-installer/binary-amd64/Packages\n",
+	files["/dists/lab/main/debian-installer/binary-amd64/Packages"] = packages
+	files["/dists/lab/Release"] = fmt.Appendf(nil, "Suite: lab\nCodename: lab\nArchitectures: amd64\nComponents: main\nSHA256:\n %x %d main/debian-installer/binary-amd64/Packages\n",
 		sha256.Sum256(packages), len(packages))
 	return files
 }
 
-// serveMirror is this host's Debian mirror in the lab, where nothing else of the world is in reach, with the suite lab.
-func serveMirror(t *testing.T, lab *vm.Lab, kernel string) {
+// serveMirror is this host's Debian mirror in the lab, where nothing else of the world is in reach, with files of the lab's own.
+func serveMirror(t *testing.T, lab *vm.Lab, own map[string][]byte) {
 	t.Helper()
 	upstream := mainMirror(t)
 	target, err := url.Parse(upstream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := components(t, strings.TrimRight(upstream, "/"), kernel)
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.Out.URL.Path = strings.TrimPrefix(r.In.URL.Path, "/debian")
 		r.SetURL(target)
@@ -199,7 +198,7 @@ func serveMirror(t *testing.T, lab *vm.Lab, kernel string) {
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t.Logf("the mirror is asked for %s", r.URL.Path)
-		if data, ok := own[r.URL.Path]; ok {
+		if data, ok := own[strings.TrimPrefix(r.URL.Path, "/debian")]; ok {
 			http.ServeContent(w, r, path.Base(r.URL.Path), time.Time{}, bytes.NewReader(data))
 			return
 		}
@@ -237,7 +236,7 @@ func TestE2EDebianInstaller(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	serveMirror(t, lab, gen.Manifest.KernelRelease)
+	serveMirror(t, lab, components(t, strings.TrimRight(mainMirror(t), "/"), gen.Manifest.KernelRelease))
 	disk := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,213 @@
+//go:build e2e
+
+package boot_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"netroot/boot/vm"
+	"netroot/builder/medium"
+)
+
+const netbootPackage = "debian-installer-13-netboot-amd64"
+
+// The shipped recipe, with an initrd that trusts the lab's suite, too. The smallest system that debootstrap makes with an init and a
+// login is installed, because an emulated machine takes its time.
+const debianRecipe = `name: e2e-debian-13
+include: debian-13-install
+from:
+  netboot:
+    kernel: {path: %s/linux}
+    initrd: {path: %s/initrd.gz}
+kernel:
+  cmdline: [DEBIAN_FRONTEND=text, mirror/suite=trixie, mirror/udeb/suite=lab, base-installer/debootstrap_variant=minbase,
+    "base-installer/includes=systemd-sysv,udev,ifupdown,iproute2,dhcpcd-base"]
+`
+
+// labLog sends the installer's own log to the console, where it tells what was done.
+const labLog = "tail -f /var/log/syslog > /dev/ttyS0 2>/dev/null &\n"
+
+// installerComponents is the suite lab: what the mirror has of the components of trixie's installer, and what it may lack, made of Debian's
+// own packages. The modules are always made, because mirrors keep the components of the kernel of the last point release only.
+func installerComponents(t *testing.T, trixie archive, mirror, release, initrd string) suite {
+	t.Helper()
+	trees := trixie.unpack(t, "linux-image-"+release, "e2fsprogs", "libext2fs2t64", "libcom-err2", "ntfs-3g", "libntfs-3g89t64")
+	modules := func(name, provides string, patterns ...string) udeb {
+		u := udeb{name: name + "-modules-" + release + "-di", version: "1", fields: "Provides: " + provides + "\nKernel-Version: " + release + "\n"}
+		for _, p := range patterns {
+			u.files = append(u.files, "usr/lib/modules/*/kernel/"+p)
+		}
+		return u
+	}
+	const libs = "usr/lib/x86_64-linux-gnu/"
+	var made []stanza
+	files := map[string][]byte{}
+	for _, u := range []udeb{
+		modules("ext4", "ext4-modules, ext3-modules, ext2-modules", "fs/ext4/ext4.ko*", "fs/jbd2/jbd2.ko*", "fs/mbcache.ko*"),
+		modules("scsi", "scsi-modules", "drivers/block/virtio_blk.ko*"),
+		{name: "e2fsprogs-udeb", version: "1", files: []string{"usr/sbin/mke2fs", "usr/sbin/mkfs.ext?", "usr/sbin/e2fsck", "usr/sbin/fsck.ext?",
+			"usr/sbin/resize2fs", "usr/sbin/tune2fs", "usr/sbin/badblocks", "etc/mke2fs.conf", libs + "libext2fs.so.*", libs + "libe2p.so.*", libs + "libcom_err.so.*"}},
+		{name: "ntfs-3g-udeb", version: "1", files: []string{"usr/*bin/ntfsresize", "usr/*bin/mkntfs", libs + "libntfs-3g.so.*"}},
+	} {
+		entry, data := u.make(t, trees)
+		made = append(made, entry)
+		files["/"+entry.file] = data
+	}
+	list := wholeComponents(t, mirror, udebIndex(t, mirror, "trixie"), made, initrdStatus(t, initrd))
+	for _, need := range []string{"partman-base", "partman-auto", "partman-ext3", "user-setup-udeb", "bootstrap-base", "apt-setup-udeb", "grub-installer", "finish-install"} {
+		if !slices.ContainsFunc(list, func(s stanza) bool { return s.name == need }) {
+			t.Skipf("this host's mirror has not all of %s, which installs Debian 13", need)
+		}
+	}
+	s := newSuite(t, "lab", list)
+	maps.Copy(s.files, files)
+	return s
+}
+
+// TestE2EDebianIsInstalled is the shipped recipe at work: the Debian installer boots by PXE, partitions an empty disk, installs Debian
+// from a mirror and a boot loader, and reports; the machine restarts and Debian boots from its disk, though it asks the network first.
+func TestE2EDebianIsInstalled(t *testing.T) {
+	if os.Getenv("NETROOT_E2E_LONG") == "" {
+		t.Skip("takes long without KVM: set NETROOT_E2E_LONG=1, or run make e2e-long")
+	}
+	b := needBench(t)
+	mirror := strings.TrimRight(mainMirror(t), "/")
+	trixie := openArchive(t, "trixie")
+	images := filepath.Join(trixie.unpack(t, netbootPackage)[netbootPackage], "usr/lib/debian-installer/images/13/amd64/text/debian-installer/amd64")
+	kernel, err := os.ReadFile(filepath.Join(images, "linux"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := medium.KernelRelease(kernel)
+	own := installerComponents(t, trixie, mirror, release, filepath.Join(images, "initrd.gz"))
+	keys, err := os.ReadFile("/usr/share/keyrings/debian-archive-keyring.gpg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Rename(filepath.Join(images, "linux"), filepath.Join(dir, "linux")); err != nil {
+		t.Fatal(err)
+	}
+	appendArchive(t, filepath.Join(images, "initrd.gz"), filepath.Join(dir, "initrd.gz"), map[string][]byte{
+		"usr/share/keyrings/archive.gpg":                append(keys, own.keyring...),
+		"usr/lib/debian-installer-startup.d/S99lab-log": []byte(labLog),
+	})
+	recipe := filepath.Join(dir, "install.yaml")
+	if err := os.WriteFile(recipe, fmt.Appendf(nil, debianRecipe, dir, dir), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	gen := b.build(t, recipe, "e2e-debian-13")
+	_ = os.Remove(filepath.Join(b.store, "state", "debian.installed")) // of a run before, in a store that is used again
+
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Minute)
+	defer cancel()
+	lab, err := vm.Open(ctx, vm.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	serveMirror(t, lab, own.files)
+	disk := filepath.Join(t.TempDir(), "disk")
+	f, err := os.Create(disk)
+	if err == nil {
+		err = f.Truncate(4 << 30)
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: fmt.Sprintf(`default: ignore
+hosts:
+  - name: debian
+    mac: "%s"
+    image: e2e-debian-13
+    boot: once
+    vars: {password: "%s", mirror: "%s", disk: /dev/vda, kernel: linux-image-cloud-amd64, recommends: "false", packages: "", services: none,
+      cmdline: "console=tty0 console=ttyS0,115200"}
+`, vm.DefaultMAC, hash, labMirror)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, err := lab.Boot(vm.MachineConfig{Disk: disk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := func(what string) { t.Logf("%s: %.0f s after power-on", what, time.Since(machine.PowerOn).Seconds()) }
+	shown := func(text, what string) {
+		t.Helper()
+		if _, err := machine.WaitConsole(ctx, 0, text); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		since(what)
+	}
+	event := func(what string, match func(vm.Event) bool) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			select {
+			case <-machine.Done():
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		if _, err := server.WaitEvent(ctx, 0, match); err != nil {
+			t.Fatalf("%s: %v\n%s", what, err, strings.Join(machine.ConsoleTail(60), "\n"))
+		}
+		since(what)
+	}
+	event("the preseed file is read", func(e vm.Event) bool {
+		return e.Message == "read" && e.File == "seed/"+gen.Ref()+"/debian/preseed.cfg" && e.MAC == vm.DefaultMAC.String()
+	})
+	shown("Menu item 'bootstrap-base' selected", "the disk has its partitions")
+	shown("Menu item 'apt-setup-udeb' selected", "the base system and a kernel are installed")
+	shown("Menu item 'grub-installer' selected", "the mirror is in the list of sources")
+	event("the machine reports that it is installed", func(e vm.Event) bool { return e.Message == "installed" })
+
+	from := len(machine.Console())
+	prompt, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	if _, err := machine.WaitConsole(prompt, from, "Linux version "); err != nil {
+		t.Fatalf("the disk's kernel starts: %v", err)
+	}
+	if err := machine.WaitPrompt(prompt, "debian login:"); err != nil {
+		t.Fatal(err)
+	}
+	since("Debian asks on its console who logs in")
+	if err := machine.Type("root\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := machine.WaitPrompt(prompt, "Password:"); err != nil {
+		t.Fatal(err)
+	}
+	from = len(machine.Console())
+	if err := machine.Type("ubuntu\nfindmnt -no SOURCE,FSTYPE /; systemctl is-system-running; . /etc/os-release; echo on $VERSION_CODENAME\n"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"/dev/vda1 ext4", "running", "on trixie"} {
+		if _, err := machine.WaitConsole(prompt, from, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kernels := 0
+	for _, e := range server.Events() {
+		if e.Message == "read" && strings.HasSuffix(e.File, "/vmlinuz") {
+			kernels++
+		}
+	}
+	if kernels != 1 {
+		t.Errorf("%d kernels were loaded from the network, want one: the installer runs once", kernels)
+	}
+}

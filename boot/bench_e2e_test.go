@@ -14,14 +14,13 @@ import (
 	"time"
 
 	"netroot/boot/vm"
+	"netroot/need"
 )
 
 // BenchmarkNFS reads a file of 1 GiB and walks a whole root with libnfs's programs, one and sixteen at once, from netroot and
 // from nfs-ganesha.
 func BenchmarkNFS(b *testing.B) {
-	for _, tool := range []string{"nfs-cat", "nfs-ls"} {
-		needPeer(b, tool)
-	}
+	need.Tools(b, "nfs-cat", "nfs-ls")
 	c, netroot := newContest(b)
 	ganesha := c.ganesha(b)
 	for b.Loop() {
@@ -52,7 +51,7 @@ func nfsURL(export string, nfs, mount int, path string) string {
 
 // BenchmarkHTTP reads a file of 1 GiB by curl from netroot and from nginx; of sixty-four at once each reads 128 MiB of it.
 func BenchmarkHTTP(b *testing.B) {
-	needPeer(b, "curl")
+	need.Tools(b, "curl")
 	c, netroot := newContest(b)
 	nginx := c.nginx(b)
 	for b.Loop() {
@@ -75,8 +74,8 @@ func BenchmarkHTTP(b *testing.B) {
 // compares what netroot has resident with the sum of nfs-ganesha, nginx and dnsmasq. The page cache is nobody's.
 func BenchmarkMemory(b *testing.B) {
 	const clients = 200
-	dnsmasq := needPeer(b, "dnsmasq")
-	needPeer(b, "nfs-ls")
+	dnsmasq := need.Tool(b, "dnsmasq")
+	need.Tools(b, "nfs-ls")
 	c, netroot := newContest(b)
 	ganesha, nginx := c.ganesha(b), c.nginx(b)
 	proxy := c.start(b, 5353, dnsmasq, "--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=",

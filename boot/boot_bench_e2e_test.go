@@ -20,6 +20,7 @@ import (
 
 	"netroot/boot/vm"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // peerPackages are those of recipes/debian-12.yaml, and what the hand-made way makes its initramfs with.
@@ -33,14 +34,8 @@ const peerPackages = "linux-image-amd64,initramfs-tools,busybox,systemd-sysv,ude
 //
 //	NETROOT_PEER_ROOT=…   a root made by mmdebstrap to use again
 func BenchmarkBoot(b *testing.B) {
-	for _, tool := range []string{"mmdebstrap", "ganesha.nfsd", "rpcbind", "dnsmasq", "unshare", "qemu-system-x86_64"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			b.Skip(err)
-		}
-	}
-	if os.Geteuid() != 0 {
-		b.Skip("needs root")
-	}
+	need.Root(b)
+	need.Tools(b, "mmdebstrap", "ganesha.nfsd", "rpcbind", "dnsmasq", "unshare", "qemu-system-x86_64")
 	bench, err := setUp()
 	if err != nil {
 		b.Fatal(err)

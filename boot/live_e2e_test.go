@@ -17,6 +17,7 @@ import (
 
 	"netroot/boot/vm"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // livePackages make a live system of Debian's: live-boot in the initramfs finds the medium and puts an overlay over it.
@@ -53,14 +54,7 @@ func liveISO(t *testing.T) string {
 	if path := os.Getenv("NETROOT_E2E_LIVE"); path != "" {
 		return path
 	}
-	for _, tool := range []string{"mmdebstrap", "mksquashfs", "xorriso"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s is not installed", tool)
-			}
-			t.Skipf("%s is not installed", tool)
-		}
-	}
+	need.Tools(t, "mmdebstrap", "mksquashfs", "xorriso")
 	dir := t.TempDir()
 	root, medium := filepath.Join(dir, "root"), filepath.Join(dir, "medium")
 	run := func(name string, args ...string) {
@@ -235,9 +229,7 @@ func metric(t *testing.T, lab *vm.Lab, name string) int64 {
 // BenchmarkISO compares a file of 1 GiB, and a walk of 17,300 entries, out of an ISO with the same out of an EROFS image, by NFS
 // from one server.
 func BenchmarkISO(b *testing.B) {
-	for _, tool := range []string{"nfs-cat", "nfs-ls", "xorriso"} {
-		needPeer(b, tool)
-	}
+	need.Tools(b, "nfs-cat", "nfs-ls", "xorriso")
 	c, netroot := newContest(b)
 	s, err := store.Open(c.store)
 	check(b, err)
@@ -275,14 +267,7 @@ func BenchmarkISO(b *testing.B) {
 func TestE2EISOClients(t *testing.T) {
 	t.Parallel()
 	b := needBench(t)
-	for _, tool := range []string{"xorriso", "nfs-cat", "nfs-ls", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s is not installed", tool)
-			}
-			t.Skipf("%s is not installed", tool)
-		}
-	}
+	need.Tools(t, "xorriso", "nfs-cat", "nfs-ls", "curl")
 	dir := t.TempDir()
 	src, iso := filepath.Join(dir, "src"), filepath.Join(dir, "u.iso")
 	squashfs := make([]byte, 20<<20+123)

@@ -21,6 +21,7 @@ import (
 	"netroot/boot/vm"
 	"netroot/builder/image"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // What the server is measured against runs beside it, on the loopback interface of the lab's server namespace: the same
@@ -44,9 +45,7 @@ type contest struct {
 // newContest makes a root of 17,300 entries and a file of 1 GiB, and starts netroot for an image of it.
 func newContest(b *testing.B) (*contest, *server) {
 	b.Helper()
-	if os.Geteuid() != 0 {
-		b.Skip("needs root")
-	}
+	need.Root(b)
 	bench, err := setUp()
 	check(b, err)
 	dir := b.TempDir()
@@ -146,23 +145,10 @@ func tail(s string) string {
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
-// needPeer skips without a program of somebody else.
-func needPeer(b *testing.B, program string) string {
-	b.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil && os.Getenv("CI") != "" {
-		b.Fatal(err)
-	}
-	if err != nil {
-		b.Skip(err)
-	}
-	return path
-}
-
 // ganesha serves the folder as nfs-ganesha does best: no delegation, no locks, NFS version 3 by TCP only.
 func (c *contest) ganesha(b *testing.B) *server {
 	b.Helper()
-	program, rpcbind := needPeer(b, "ganesha.nfsd"), needPeer(b, "rpcbind")
+	program, rpcbind := need.Tool(b, "ganesha.nfsd"), need.Tool(b, "rpcbind")
 	conf := filepath.Join(b.TempDir(), "ganesha.conf")
 	check(b, os.WriteFile(conf, fmt.Appendf(nil, `
 NFS_CORE_PARAM { NFS_Port = %d; MNT_Port = %d; Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
@@ -182,7 +168,7 @@ LOG { Default_Log_Level = EVENT; }
 // nginx serves the folder from the page cache by sendfile, one worker per processor.
 func (c *contest) nginx(b *testing.B) *server {
 	b.Helper()
-	program := needPeer(b, "nginx")
+	program := need.Tool(b, "nginx")
 	dir := b.TempDir()
 	check(b, os.Chmod(dir, 0o755))
 	conf := filepath.Join(dir, "nginx.conf")

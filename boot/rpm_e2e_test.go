@@ -18,20 +18,14 @@ import (
 	"netroot/builder/foreign"
 	"netroot/builder/rpmfixture"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // buildRPM builds a shipped recipe of RPM packages from a distribution that is made for it. The keys that the recipe names are put
 // into /etc/netroot/keys, which the program alone sees.
 func (b *bench) buildRPM(t *testing.T, image, key string, d rpmfixture.Distribution) store.Generation {
 	t.Helper()
-	for _, tool := range []string{"rpmbuild", "rpmsign", "createrepo_c", d.Signing.Program} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	need.Tools(t, "rpmbuild", "rpmsign", "createrepo_c", d.Signing.Program)
 	folder, err := rpmfixture.Folder()
 	if err != nil {
 		t.Fatal(err)

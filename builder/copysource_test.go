@@ -12,17 +12,13 @@ import (
 	"netroot/builder/lock"
 	"netroot/builder/recipe"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // copyFixture is a small system in a folder, and the source that copies it.
 func copyFixture(t *testing.T) (folder string, src *copySource) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	folder = filepath.Join(dir, "old")
 	for name, text := range map[string]string{"etc/hostname": "old\n", "usr/share/x": "x\n"} {

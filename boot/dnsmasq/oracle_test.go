@@ -24,6 +24,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/vm"
+	"netroot/need"
 )
 
 // quiet is how long nobody says anything before a server counts as silent.
@@ -131,17 +132,8 @@ type testLab struct {
 
 func openLab(t *testing.T) *testLab {
 	t.Helper()
-	_, err := exec.LookPath("dnsmasq")
-	if os.Geteuid() != 0 {
-		err = fmt.Errorf("network namespaces need root")
-	}
-	switch {
-	case err == nil:
-	case os.Getenv("CI") != "":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
+	need.Root(t)
+	need.Tools(t, "dnsmasq")
 	networks := []netip.Prefix{vm.DefaultNetwork, netip.MustParsePrefix("10.78.0.0/24")}
 	lab, err := vm.Open(context.Background(), vm.Config{Networks: networks})
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"netroot/boot/host"
 	"netroot/builder/strictyaml"
+	"netroot/need"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -196,15 +197,7 @@ func TestCards(t *testing.T) {
 
 // dnsmasq's own list of words: none of them is refused.
 func TestWords(t *testing.T) {
-	path, err := exec.LookPath("dnsmasq")
-	switch {
-	case err == nil:
-	case os.Getenv("CI") != "":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
-	out, err := exec.Command(path, "--help").Output()
+	out, err := exec.Command(need.Tool(t, "dnsmasq"), "--help").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

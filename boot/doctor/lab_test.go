@@ -3,7 +3,6 @@ package doctor
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -23,6 +22,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/vm"
+	"netroot/need"
 )
 
 // serveAs makes this test program be "netroot serve" as far as proxy DHCP goes: another process, with that name.
@@ -75,22 +75,8 @@ type testSite struct {
 
 func openSite(t *testing.T, tools ...string) testSite {
 	t.Helper()
-	var err error
-	for _, tool := range append(tools, "dnsmasq") {
-		if _, e := exec.LookPath(tool); e != nil {
-			err = e
-		}
-	}
-	if os.Geteuid() != 0 {
-		err = errors.New("network namespaces need root")
-	}
-	switch {
-	case err == nil:
-	case os.Getenv("CI") != "":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
+	need.Root(t)
+	need.Tools(t, append(tools, "dnsmasq")...)
 	lab, err := vm.Open(context.Background(), vm.Config{Networks: []netip.Prefix{vm.DefaultNetwork, netip.MustParsePrefix("10.78.0.0/24")}})
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"netroot/need"
 )
 
 const servedFolder = "NETROOT_TEST_SERVED_FOLDER" // makes this program a server of that folder
@@ -79,12 +81,7 @@ func TestSendfileSystemCall(t *testing.T) {
 }
 
 func testSendfile(t *testing.T, name string, start int) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	need.Tools(t, "strace")
 	data := make([]byte, 24<<20+5)
 	rand.NewChaCha8([32]byte{1}).Read(data)
 	size := int64(len(data) - start)

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -14,22 +13,14 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"netroot/boot/vm"
+	"netroot/need"
 )
 
 // openLab makes a network on which the host "router" is 10.77.0.2, and this machine is 10.77.0.3 on eth0.
 func openLab(t *testing.T) *vm.Lab {
 	t.Helper()
-	_, err := exec.LookPath("dnsmasq")
-	if os.Geteuid() != 0 {
-		err = errors.New("network namespaces need root")
-	}
-	switch {
-	case err == nil:
-	case os.Getenv("CI") != "":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
+	need.Root(t)
+	need.Tools(t, "dnsmasq")
 	lab, err := vm.Open(t.Context(), vm.Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -16,12 +16,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 // TestE2ELinux has the kernel's own client mount, compare and go on over a restart of the server. The machine is QEMU with a Debian kernel
 // and busybox; 10.0.2.2 is this host, as QEMU's user networking has it.
 func TestE2ELinux(t *testing.T) {
-	need(t, true, "qemu-system-x86_64", "apt-get", "apt-cache", "dpkg-deb", "cpio", "mkfs.erofs")
+	need.Root(t)
+	need.Tools(t, "qemu-system-x86_64", "apt-get", "apt-cache", "dpkg-deb", "cpio", "mkfs.erofs")
 	r := start(t, map[string]string{"/debian-12@3": planted.image(t)})
 	dir := planted.dir
 	kernel, modules := debianKernel(t, "virtio_net", "virtio_pci", "nfsv3")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"netroot/builder/image"
+	"netroot/need"
 )
 
 // serveTree serves the planted folder from an image made with args. Folder and image are made once.
@@ -33,7 +34,7 @@ type tree struct {
 
 func (p *tree) image(t testing.TB, args ...string) string {
 	t.Helper()
-	need(t, false, "mkfs.erofs")
+	need.Tools(t, "mkfs.erofs")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dir == "" {

@@ -127,23 +127,6 @@ func serveMain(args []string) error {
 	return err
 }
 
-// need skips the test when a tool or root is missing, except in CI.
-func need(t testing.TB, root bool, tools ...string) {
-	t.Helper()
-	skip := t.Skipf
-	if os.Getenv("CI") != "" {
-		skip = t.Fatalf
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			skip("%s is not installed", tool)
-		}
-	}
-	if root && os.Getuid() != 0 {
-		skip("needs root")
-	}
-}
-
 func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)

@@ -17,11 +17,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+
+	"netroot/need"
 )
 
 // TestLibnfs lets libnfs list the whole tree and read files.
 func TestLibnfs(t *testing.T) {
-	need(t, false, "nfs-ls", "nfs-cat")
+	need.Tools(t, "nfs-ls", "nfs-cat")
 	r, dir := serveTree(t)
 	url := func(path string) string {
 		return "nfs://127.0.0.1/debian-12" + path + "?version=3&nfsport=" + r.port + "&mountport=" + r.port
@@ -76,7 +78,8 @@ func TestLibnfs(t *testing.T) {
 // inNamespace runs f on a thread in a new network namespace that has only a loopback interface.
 func inNamespace(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	need(t, true, "ip")
+	need.Root(t)
+	need.Tools(t, "ip")
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	home, err := netns.Get()
@@ -84,7 +87,7 @@ func inNamespace(t *testing.T, f func(t *testing.T)) {
 	defer home.Close()
 	ns, err := netns.New()
 	if err != nil {
-		t.Skipf("no network namespaces here: %v", err)
+		need.Missing(t, "no network namespaces here: %v", err)
 	}
 	defer ns.Close()
 	defer netns.Set(home)
@@ -94,7 +97,8 @@ func inNamespace(t *testing.T, f func(t *testing.T)) {
 
 // TestShowmount finds everything by port 111, as a client does that is told nothing.
 func TestShowmount(t *testing.T) {
-	need(t, true, "showmount", "rpcinfo")
+	need.Root(t)
+	need.Tools(t, "showmount", "rpcinfo")
 	path := planted.image(t)
 	inNamespace(t, func(t *testing.T) {
 		exports, err := newFixed(map[string]string{"/debian-12": path, "/debian-12@3": path})
@@ -131,7 +135,8 @@ func TestShowmount(t *testing.T) {
 
 // TestTshark has Wireshark's dissectors judge every reply.
 func TestTshark(t *testing.T) {
-	need(t, true, "tshark", "reordercap", "tcpdump", "nfs-ls")
+	need.Root(t)
+	need.Tools(t, "tshark", "reordercap", "tcpdump", "nfs-ls")
 	path := planted.image(t)
 	inNamespace(t, func(t *testing.T) {
 		exports, err := newFixed(map[string]string{"/debian-12": path})

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"netroot/need"
 )
 
 func TestFind(t *testing.T) {
@@ -60,14 +62,7 @@ func TestFind(t *testing.T) {
 
 // The process is named, also when its parent holds the socket, too.
 func TestOtherProcess(t *testing.T) {
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	cmd := exec.Command(python, "-c", `import socket,sys
+	cmd := exec.Command(need.Tool(t, "python3"), "-c", `import socket,sys
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(("127.0.0.1",0)); print(s.getsockname()[1],flush=True); sys.stdin.read()`)
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -18,13 +18,16 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
+
+	"netroot/need"
 )
 
 // BenchmarkProxyDHCP puts the same packets to this package and to dnsmasq, each in a process of its own on a network of its
 // own, by turns. "max" keeps 64 requests under way, "p99" sends 1,000 a second; both say how long an answer took and what
 // processor time the server spent on it. Each server writes its log to a file: one line an answer.
 func BenchmarkProxyDHCP(b *testing.B) {
-	needs(b, "dnsmasq", "ip", "nsenter")
+	need.Root(b)
+	need.Tools(b, "dnsmasq", "ip", "nsenter")
 	for _, q := range []struct{ name, question string }{{"discover", "discover"}, {"bootserver", "boot server"}} {
 		b.Run(q.name, func(b *testing.B) {
 			peers := []*peer{newPeer(b, "netroot"), newPeer(b, "dnsmasq")}

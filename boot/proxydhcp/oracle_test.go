@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"netroot/boot/host"
+	"netroot/need"
 )
 
 // A fixture is the packet of a client as a file has it: where it is from, then the bytes.
@@ -116,7 +117,8 @@ var reasons = map[string]string{
 // known fails, and so does one that is not there any more. pxelinux is not among them, because it sends no DHCP packet of its
 // own: it reads those that the ROM kept.
 func TestAgainstDnsmasq(t *testing.T) {
-	needs(t, "dnsmasq", "ip", "nsenter")
+	need.Root(t)
+	need.Tools(t, "dnsmasq", "ip", "nsenter")
 	ours, theirs := newSite(t), newSite(t)
 	ours.serveOurs(t, &Server{Decide: func(host.Machine) host.Decision { return host.Decision{} }, Config: Config{Loader: bothLoaders}})
 	theirs.dnsmasq(t)
@@ -161,7 +163,8 @@ func bothLoaders(arch uint16) string {
 
 // tshark is a third reader of every golden packet.
 func TestTsharkReadsEveryReply(t *testing.T) {
-	needs(t, "tshark")
+	need.Root(t)
+	need.Tools(t, "tshark")
 	dir := t.TempDir()
 	pcap := filepath.Join(dir, "replies.pcap")
 	b := []byte{0xa1, 0xb2, 0xc3, 0xd4, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 101} // link type 101: raw IP

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"netroot/boot/host"
+	"netroot/need"
 )
 
 func TestOnlyOnChosenInterfaces(t *testing.T) {
@@ -46,7 +47,7 @@ func TestEventsOfAnswers(t *testing.T) {
 // The port is taken: by a process that does not share it, and by one that does.
 func TestPortTaken(t *testing.T) {
 	s := newSite(t)
-	needs(t, "dnsmasq", "python3")
+	need.Tools(t, "dnsmasq", "python3")
 	within(t, s.srv, func() {
 		const hold = `import socket,sys,time
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"netroot/boot/host"
+	"netroot/need"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -62,7 +63,8 @@ type site struct{ srv, machine int }
 
 func newSite(t testing.TB) site {
 	t.Helper()
-	needs(t, "ip", "nsenter")
+	need.Root(t)
+	need.Tools(t, "ip", "nsenter")
 	s := site{namespace(t), namespace(t)}
 	for _, pid := range []int{s.srv, s.machine} {
 		runIn(t, pid, "ip link set lo up")
@@ -317,26 +319,6 @@ func (s site) answer(t testing.TB, q question) []byte {
 		return receive(t, conn, q.port, 50*time.Millisecond, xid(q.packet)) // should it have been overtaken
 	}
 	return p
-}
-
-func needs(t testing.TB, tools ...string) {
-	t.Helper()
-	reason := ""
-	if os.Getuid() != 0 {
-		reason = "network namespaces need root"
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			reason = err.Error()
-		}
-	}
-	switch {
-	case reason == "":
-	case os.Getenv("CI") != "":
-		t.Fatal(reason)
-	default:
-		t.Skip(reason)
-	}
 }
 
 // events is a log that can be waited for.

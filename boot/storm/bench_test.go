@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 var update = flag.Bool("update", false, "write testdata/storm.svg and storm.txt")
@@ -32,7 +34,8 @@ type series struct {
 // BenchmarkStorm switches more and more machines on at the same moment. Machines and server share the processors of this host, so
 // what is seen is the least that one server stands. With -update the picture of the README is drawn anew.
 func BenchmarkStorm(b *testing.B) {
-	need(b)
+	need.Root(b)
+	need.Tools(b, "dnsmasq")
 	calls := trace(b)
 	folder := makeStore(b, calls, kernelSize, initrdSize, loaderSize)
 	all := []*series{

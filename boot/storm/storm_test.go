@@ -21,27 +21,8 @@ import (
 	"netroot/boot/vm"
 	"netroot/builder/image"
 	"netroot/builder/store"
+	"netroot/need"
 )
-
-func need(t testing.TB) {
-	t.Helper()
-	reason := ""
-	if os.Geteuid() != 0 {
-		reason = "network namespaces need root"
-	}
-	for _, tool := range []string{"dnsmasq"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			reason = err.Error()
-		}
-	}
-	switch {
-	case reason == "":
-	case os.Getenv("CI") != "":
-		t.Fatal(reason)
-	default:
-		t.Skip(reason)
-	}
-}
 
 func trace(t testing.TB) []Call {
 	t.Helper()
@@ -189,7 +170,8 @@ func site(t testing.TB, folder, policy string, link *vm.Link) (*vm.Lab, *vm.Serv
 
 // Serve is killed while twenty machines are in the middle of their boots, and starts again. Nobody sees an error, and every byte is right.
 func TestKilledUnderTwentyMachines(t *testing.T) {
-	need(t)
+	need.Root(t)
+	need.Tools(t, "dnsmasq")
 	calls := trace(t)
 	_, server, cfg := site(t, makeStore(t, calls, 400_000, 800_000, 30_000), "", nil)
 	cfg.Machines, cfg.Trace, cfg.Check = 20, calls, check
@@ -233,7 +215,8 @@ func TestKilledUnderTwentyMachines(t *testing.T) {
 
 // Behind a bad cable every boot ends, if late. The files are small and of the calls some are left out: what is waited for is the same.
 func TestBadCable(t *testing.T) {
-	need(t)
+	need.Root(t)
+	need.Tools(t, "dnsmasq")
 	calls := trace(t)
 	var some []Call
 	for i, c := range calls {

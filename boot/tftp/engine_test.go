@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/need"
 )
 
 // quiet fails when a packet comes.
@@ -449,7 +451,7 @@ func TestForgedRequests(t *testing.T) {
 
 // tshark is a third reader of what goes over the wire.
 func TestTsharkReadsTheConversation(t *testing.T) {
-	needTools(t, "tshark")
+	need.Tools(t, "tshark")
 	port, _ := serve(t, fstest.MapFS{"f": {Data: pattern(5000)}, "text": {Data: []byte("a\r\nb\n")}})
 	pcap := []byte{0xa1, 0xb2, 0xc3, 0xd4, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 101} // link type 101: raw IP
 	packets := 0

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	pin "github.com/pin/tftp/v3"
+
+	"netroot/need"
 )
 
 // events is a log that can be waited for.
@@ -353,7 +355,7 @@ func TestForeignClients(t *testing.T) {
 	data := pattern(50000)
 	port, said := serve(t, fstest.MapFS{"pxelinux.0": {Data: data}, "text": {Data: []byte("a\nb\n")}})
 	get := func(tool string, args ...string) []byte {
-		needTools(t, tool)
+		need.Tools(t, tool)
 		cmd := exec.Command(tool, args...)
 		cmd.Dir = t.TempDir()
 		if out, err := cmd.CombinedOutput(); err != nil {

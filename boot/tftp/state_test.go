@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 func openState(t *testing.T, path string) *State {
@@ -144,7 +146,7 @@ func FuzzSlot(f *testing.F) {
 // The server is killed in the middle of everything, and its successor goes on: other people's clients do not notice.
 // (atftp would: its socket is connected, and it takes the ICMP error of the moment between the two for the end.)
 func TestKilledAndStartedAgain(t *testing.T) {
-	needTools(t, "curl", "tftp")
+	need.Tools(t, "curl", "tftp")
 	t.Parallel()
 	dir := t.TempDir()
 	data := pattern(8 << 20)

@@ -29,6 +29,7 @@ import (
 	"netroot/boot/tftp"
 	"netroot/boot/tftpboot"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // The machine, the site's DHCP server (dnsmasq, which knows nothing of booting) and this server are on one bridge, each in
@@ -180,7 +181,8 @@ type site struct {
 // newSite builds the network and starts both servers.
 func newSite(t *testing.T, env ...string) *site {
 	t.Helper()
-	needs(t, "qemu-system-x86_64", "dnsmasq", "nsenter", "ip", "cpio")
+	need.Root(t)
+	need.Tools(t, "qemu-system-x86_64", "dnsmasq", "nsenter", "ip", "cpio")
 	s := &site{lab: namespace(t), srv: namespace(t), dir: fillStore(t), events: &output{}}
 	router := namespace(t)
 	for _, line := range []string{"ip link add br0 type bridge", "ip link set br0 up", "ip tuntap add tap0 mode tap", "ip link set tap0 master br0 up",
@@ -299,7 +301,7 @@ func fillStore(t *testing.T) string {
 	for name, from := range loaderSources() {
 		data, err := os.ReadFile(from)
 		if err != nil {
-			skip(t, "install pxelinux and syslinux-common: "+err.Error())
+			need.Missing(t, "install pxelinux and syslinux-common: %v", err)
 		}
 		if err := os.WriteFile(filepath.Join(st.LoaderDir(), name), data, 0o644); err != nil {
 			t.Fatal(err)
@@ -320,7 +322,7 @@ func loaderSources() map[string]string {
 // kernelFile returns Debian's kernel for virtual machines, from the archive this host uses.
 func kernelFile(t *testing.T) []byte {
 	t.Helper()
-	needs(t, "apt-get", "apt-cache", "dpkg-deb")
+	need.Tools(t, "apt-get", "apt-cache", "dpkg-deb")
 	dir := t.TempDir()
 	out, err := exec.Command("sh", "-ec", `cd "$1"
 p=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: *\(linux-image-[0-9].*\)/\1/p' | head -n 1)
@@ -328,7 +330,7 @@ apt-get -qq -o APT::Sandbox::User=root download "$p" >&2
 dpkg-deb -x linux-image-*.deb root
 cat root/boot/vmlinuz-*`, "sh", dir).Output()
 	if err != nil {
-		skip(t, "download a kernel: "+err.Error())
+		need.Missing(t, "download a kernel: %v", err)
 	}
 	return out
 }
@@ -382,24 +384,4 @@ func main() {
 		t.Fatal(err)
 	}
 	return b.Bytes()
-}
-
-func needs(t *testing.T, tools ...string) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		skip(t, "network namespaces need root")
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			skip(t, err.Error())
-		}
-	}
-}
-
-func skip(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
 }

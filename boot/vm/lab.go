@@ -82,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("set up the lab: network namespaces and taps need root; run this as root")
 	}
-	if err := need("dnsmasq"); err != nil {
+	if err := require("dnsmasq"); err != nil {
 		return nil, err
 	}
 	if err := l.open(ctx); err != nil {

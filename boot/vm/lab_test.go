@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -10,22 +9,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
-// needLab skips where a lab cannot be, except in CI, where it must be possible.
+// needLab looks where the lab does, which is not only in PATH.
 func needLab(t *testing.T, programs ...string) {
 	t.Helper()
-	err := need(append([]string{"dnsmasq"}, programs...)...)
-	if os.Geteuid() != 0 {
-		err = errors.New("needs root")
-	}
-	if err == nil {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
+	need.Root(t)
+	need.That(t, require(append([]string{"dnsmasq"}, programs...)...))
 }
 
 func openLab(t *testing.T, cfg Config) *Lab {
@@ -54,7 +46,7 @@ func TestStockBoot(t *testing.T) {
 	const pxelinux, ldlinux = "/usr/lib/PXELINUX/pxelinux.0", "/usr/lib/syslinux/modules/bios/ldlinux.c32"
 	for _, f := range []string{pxelinux, ldlinux} {
 		if _, err := os.Stat(f); err != nil {
-			t.Skip("needs the packages pxelinux and syslinux-common: ", err)
+			need.Missing(t, "needs the packages pxelinux and syslinux-common: %v", err)
 		}
 	}
 	lab := openLab(t, Config{})

@@ -58,7 +58,7 @@ func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 	if len(cfg.Networks) == 0 {
 		cfg.Networks = []int{0}
 	}
-	if err := need(spec.program()); err != nil {
+	if err := require(spec.program()); err != nil {
 		return nil, err
 	}
 	var wires wires

@@ -79,8 +79,8 @@ var packages = map[string]string{
 	"qemu-system-i386":   "qemu-system-x86",
 }
 
-// need finds the programs, or says how to install all that are missing.
-func need(programs ...string) error {
+// require finds the programs, or says how to install all that are missing.
+func require(programs ...string) error {
 	var missing, install []string
 	for _, p := range programs {
 		if _, err := lookPath(p); err != nil {

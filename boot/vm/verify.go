@@ -129,7 +129,7 @@ func (v *verification) boot(ctx context.Context) (err error) {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return errors.New("network namespaces and taps need root on Linux; run this as root")
 	}
-	if err := need("dnsmasq", v.spec.program()); err != nil {
+	if err := require("dnsmasq", v.spec.program()); err != nil {
 		return err
 	}
 	release, err := v.gen.Hold() // so that no gc takes the files away meanwhile

@@ -15,16 +15,8 @@ import (
 	"time"
 
 	"netroot/builder/fetch"
+	"netroot/need"
 )
-
-// unavailable skips a test for want of something this machine lacks, except in CI, which has everything.
-func unavailable(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
 
 // hostSuite is the suite of the machine's own Debian.
 func hostSuite(t *testing.T) string {
@@ -32,7 +24,7 @@ func hostSuite(t *testing.T) string {
 	data, _ := os.ReadFile("/etc/os-release")
 	m := regexp.MustCompile(`(?m)^VERSION_CODENAME="?([a-z]+)`).FindSubmatch(data)
 	if m == nil {
-		unavailable(t, "this machine's distribution has no code name")
+		need.Missing(t, "this machine's distribution has no code name")
 	}
 	return string(m[1])
 }
@@ -44,7 +36,7 @@ func openHost(t *testing.T, cfg Config, dir string) *Universe {
 	defer cancel()
 	u, err := Open(ctx, cfg, &fetch.Fetcher{Cache: fetch.Cache{Dir: dir}, Attempts: 2})
 	if err != nil {
-		unavailable(t, "the host's apt sources cannot be used: %v", err)
+		need.Missing(t, "the host's apt sources cannot be used: %v", err)
 	}
 	return u
 }
@@ -58,9 +50,7 @@ type aptGet struct {
 // newAptGet lets apt-get read the same repositories as u.
 func newAptGet(t *testing.T, u *Universe) aptGet {
 	t.Helper()
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		unavailable(t, "no apt-get on this machine")
-	}
+	need.Tools(t, "apt-get")
 	a := aptGet{dir: t.TempDir(), arch: u.cfg.Arch}
 	// apt-get drops its rights to the user _apt while it downloads.
 	if err := os.Chmod(a.dir, 0o755); err != nil {
@@ -81,7 +71,7 @@ func newAptGet(t *testing.T, u *Universe) aptGet {
 		}
 	}
 	if out, err := a.run("update"); err != nil {
-		unavailable(t, "apt-get update: %v\n%s", err, out)
+		need.Missing(t, "apt-get update: %v\n%s", err, out)
 	}
 	return a
 }
@@ -162,7 +152,7 @@ func TestOracleAptGet(t *testing.T) {
 		if arch == "i386" { // through an explicit mirror, for the sake of that way
 			m, err := NewMirrors(cfg)
 			if err != nil {
-				unavailable(t, "%v", err)
+				need.Missing(t, "%v", err)
 			}
 			cfg.Mirror = m.repos[0].base
 		}

@@ -12,6 +12,7 @@ import (
 
 	"netroot/builder/lock"
 	"netroot/builder/rpmdb"
+	"netroot/need"
 )
 
 // el6Root is a root with initscripts in which nothing is wrong.
@@ -144,14 +145,7 @@ touch %{buildroot}/opt/demo/ghost
 // rpmRoot is a root with one package, in a database that the host's rpm wrote (sqlite).
 func rpmRoot(t *testing.T) fstest.MapFS {
 	t.Helper()
-	for _, p := range []string{"rpm", "rpmbuild"} {
-		if _, err := exec.LookPath(p); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	need.Tools(t, "rpm", "rpmbuild")
 	db, err := demoDatabase()
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 // victimEnv makes this test binary open a session and wait to be killed.
@@ -42,29 +44,11 @@ func victim(spec string) {
 	s.Run(context.Background(), Command{Args: []string{"sh", "-c", "setsid sleep 1000 & sleep 1000"}})
 }
 
-// needRoot skips a test that cannot run here. In CI nothing is skipped.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("needs root")
-}
-
 // newRoot makes a small root of the host's busybox and the libraries it needs.
 func newRoot(t *testing.T) string {
 	t.Helper()
-	needRoot(t)
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("busybox is not installed")
-		}
-		t.Skip("busybox is not installed")
-	}
+	need.Root(t)
+	busybox := need.Tool(t, "busybox")
 	root := filepath.Join(t.TempDir(), "root, with: signs") // separators of overlay's options
 	for _, dir := range []string{"usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "run", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {

@@ -3,22 +3,18 @@ package compress
 import (
 	"bytes"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/ulikunitz/xz"
+
+	"netroot/need"
 )
 
 // TestXZBlocks checks the parallel decoder against xz itself.
 func TestXZBlocks(t *testing.T) {
-	if _, err := exec.LookPath("xz"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("xz is not installed")
-	}
+	need.Tools(t, "xz")
 	var plain bytes.Buffer
 	for i := range 200_000 {
 		plain.WriteString(strings.Repeat("ab", i%7) + string(rune('a'+i%26)))

@@ -16,32 +16,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/need"
 )
-
-// needRoot skips a test that gives files away.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
-
-func needTool(t testing.TB, name string) string {
-	t.Helper()
-	p, err := exec.LookPath(name)
-	if err == nil {
-		return p
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not here", name)
-	}
-	t.Skipf("%s is not here", name)
-	return ""
-}
 
 func shell(t testing.TB, dir, script string, args ...string) string {
 	t.Helper()
@@ -57,9 +34,8 @@ func shell(t testing.TB, dir, script string, args ...string) string {
 // smallSystem makes a small system with everything that is hard to copy in it.
 func smallSystem(t testing.TB) string {
 	t.Helper()
-	needRoot(t)
-	needTool(t, "setfattr")
-	needTool(t, "setfacl")
+	need.Root(t)
+	need.Tools(t, "setfattr", "setfacl")
 	dir := filepath.Join(t.TempDir(), "original")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -325,7 +301,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 func TestUpdateErrors(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	empty, noSystem, inner := t.TempDir(), t.TempDir(), t.TempDir()
 	shell(t, noSystem, "mkdir photos; echo x >photos/1")
 	shell(t, inner, "mkdir -p image/etc; echo x >image/etc/x")

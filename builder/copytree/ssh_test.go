@@ -12,15 +12,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 // sshd starts a server on the loopback interface that a key of its own lets root into, and returns its port and what ssh needs.
 func sshd(t *testing.T) (port string, options []string) {
 	t.Helper()
-	needRoot(t)
-	needTool(t, "ssh-keygen")
-	needTool(t, "ssh")
-	program := needTool(t, "sshd")
+	need.Root(t)
+	need.Tools(t, "ssh-keygen", "ssh")
+	program := need.Tool(t, "sshd")
 	dir := t.TempDir()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"netroot/need"
 )
 
 // One tree, by every tar that people have, and every compression.
@@ -28,7 +30,7 @@ func TestTar(t *testing.T) {
 		{"bsd.tar", "bsdtar", `bsdtar -C "$1" --acls --xattrs --format pax --numeric-owner -cf "$2" .`},
 	} {
 		t.Run(make.name, func(t *testing.T) {
-			needTool(t, make.tool)
+			need.Tools(t, make.tool)
 			file := filepath.Join(work, make.name)
 			shell(t, work, make.script+" 2>/dev/null", dir, file)
 			c := newCopy(t, file)
@@ -111,7 +113,7 @@ func tarCopy(t testing.TB, data []byte) *Copy {
 }
 
 func TestTarUnruly(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	etc := tar.Header{Name: "etc/", Typeflag: tar.TypeDir}
 	for _, c := range []struct {
 		what    string
@@ -156,7 +158,7 @@ func TestTarUnruly(t *testing.T) {
 
 // What a hostile tar leaves half done is no way out for the next one either.
 func TestTarAfterHostile(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	out := t.TempDir()
 	c := tarCopy(t, archive(t, tar.Header{Name: "etc/x"}, tar.Header{Name: "out", Typeflag: tar.TypeSymlink, Linkname: out}, tar.Header{Name: "../stop"}))
 	if _, err := c.Update(t.Context()); err == nil {
@@ -179,7 +181,7 @@ func TestTarAfterHostile(t *testing.T) {
 }
 
 func FuzzTar(f *testing.F) {
-	needRoot(f)
+	need.Root(f)
 	f.Add(archive(f, tar.Header{Name: "etc/", Typeflag: tar.TypeDir}, tar.Header{Name: "etc/x"}, tar.Header{Name: "y", Typeflag: tar.TypeLink, Linkname: "etc/x"}))
 	f.Add(archive(f, tar.Header{Name: "out", Typeflag: tar.TypeSymlink, Linkname: "/"}, tar.Header{Name: "out/tmp/x"}))
 	f.Add(archive(f, tar.Header{Name: "etc/x", Format: tar.FormatPAX, PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b", "SCHILY.acl.access": "user::rw-\nuser:7:r--\ngroup::r--\nmask::r--\nother::---"}}))

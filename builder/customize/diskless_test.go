@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"netroot/builder/recipe"
+	"netroot/need"
 )
 
 // plainRoot is a small tree with what the parts of a Debian root that this package meets look like.
@@ -84,12 +85,7 @@ func load(t *testing.T, text string) *recipe.Recipe {
 }
 
 func TestFiles(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root: files of other owners are made")
-		}
-		t.Skip("needs root: files of other owners are made")
-	}
+	need.Root(t)
 	r := plainRoot(t)
 	old := syscall.Umask(0o077) // whatever the caller's is, modes are as said
 	defer syscall.Umask(old)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/builder/chroot"
+	"netroot/need"
 )
 
 // grow makes a small root of files; a text that begins with "-> " is a link, a name that ends with / a folder.
@@ -231,12 +232,7 @@ func TestWritable(t *testing.T) {
 
 // Every machine runs these scripts, with whatever shell it has.
 func TestShellcheck(t *testing.T) {
-	if _, err := exec.LookPath("shellcheck"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs shellcheck (Debian: shellcheck)")
-		}
-		t.Skip("needs shellcheck (Debian: shellcheck)")
-	}
+	need.Tools(t, "shellcheck")
 	scripts, err := filepath.Glob("root/usr/lib/netroot/*")
 	if err != nil {
 		t.Fatal(err)

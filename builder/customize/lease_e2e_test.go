@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"netroot/builder/initramfs"
+	"netroot/need"
 )
 
 // network is run in network and mount namespaces of its own: a machine without systemd, over this host's own files, and beside it a
@@ -90,21 +91,8 @@ while [ ! -e read ]; do sleep 0.1; done
 // After the initramfs, the root's own dhclient keeps the lease: over several of its lifetimes, the address never goes away and the
 // interface is never taken down, also when nobody renews it any more, and at the end it is not given back.
 func TestE2ELeaseWithoutSystemd(t *testing.T) {
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root"
-	}
-	for _, tool := range []string{"unshare", "ip", "dhclient", "busybox", "tcpdump"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			missing = tool
-		}
-	}
-	if missing != "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("needs %s", missing)
-		}
-		t.Skipf("needs %s", missing)
-	}
+	need.Root(t)
+	need.Tools(t, "unshare", "ip", "dhclient", "busybox", "tcpdump")
 	dir := t.TempDir()
 	for _, d := range []string{"lab", "parts/netroot"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {

@@ -5,12 +5,12 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"netroot/builder/chroot"
+	"netroot/need"
 )
 
 func TestMain(m *testing.M) {
@@ -21,21 +21,8 @@ func TestMain(m *testing.M) {
 // hostSession opens this machine's own root, which is only read: all changes go to a layer that is thrown away.
 func hostSession(t *testing.T) *chroot.Session {
 	t.Helper()
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root"
-	}
-	for _, tool := range []string{"useradd", "chpasswd", "systemctl", "systemd-analyze", "ssh-keygen"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			missing = tool
-		}
-	}
-	if missing != "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("needs %s", missing)
-		}
-		t.Skipf("needs %s", missing)
-	}
+	need.Root(t)
+	need.Tools(t, "useradd", "chpasswd", "systemctl", "systemd-analyze", "ssh-keygen")
 	s, err := chroot.Open(t.Context(), chroot.Config{Lower: "/", Work: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)

@@ -3,9 +3,10 @@ package deb
 import (
 	"cmp"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"testing"
+
+	"netroot/need"
 )
 
 func TestCompareVersions(t *testing.T) {
@@ -33,12 +34,7 @@ var versions = []string{
 }
 
 func TestVersionsAgainstDpkg(t *testing.T) {
-	if _, err := exec.LookPath("dpkg"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	need.Tools(t, "dpkg")
 	pairs := [][2]string{{"1.0-0", "1.0"}, {"1a", "1+"}, {"1.0~", "1.0-1"}, {"1.0-1-2", "1.0-1-10"}}
 	for _, a := range versions {
 		pairs = append(pairs, [2]string{a, versions[len(pairs)%7]}, [2]string{a, a + "~"}, [2]string{a, a + "+b1"})

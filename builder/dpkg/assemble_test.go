@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 func dirs(names ...string) []thing {
@@ -192,7 +194,7 @@ func TestSharedAcrossArchitectures(t *testing.T) {
 }
 
 func TestDatabase(t *testing.T) {
-	needTool(t, "dpkg")
+	need.Tools(t, "dpkg")
 	c := Cache{t.TempDir()}
 	dir, err := build(t, c, baseFiles,
 		pkg{name: "kernel", ext: ".gz", fields: "Depends: linux-initramfs-tool | other\nDescription: a kernel", control: []thing{

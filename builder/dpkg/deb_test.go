@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,34 +20,12 @@ import (
 
 	"netroot/builder/chroot"
 	"netroot/builder/lock"
+	"netroot/need"
 )
 
 func TestMain(m *testing.M) {
 	chroot.Main()
 	os.Exit(m.Run())
-}
-
-// needRoot skips a test that cannot run here. In CI nothing is skipped.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("needs root")
-}
-
-// needTool skips a test whose oracle is missing.
-func needTool(t testing.TB, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
 }
 
 var stamp = time.Unix(1700000000, 123456789)
@@ -198,7 +175,7 @@ func (p pkg) put(t testing.TB, c Cache) (lock.Package, error) {
 // build assembles packages in a new folder.
 func build(t *testing.T, c Cache, pkgs ...pkg) (string, error) {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
 	var locked []lock.Package
 	for _, p := range pkgs {
 		l, err := p.put(t, c)

@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/need"
 )
 
 func TestEveryKindOfFile(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	owner := func(uid, gid int) func(*tar.Header) { return func(h *tar.Header) { h.Uid, h.Gid = uid, gid } }
 	things := []thing{
 		{name: ""}, {name: "usr/"}, {name: "usr/bin/"},
@@ -102,7 +104,7 @@ func TestEveryKindOfFile(t *testing.T) {
 }
 
 func TestHostilePackages(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	many := strings.Repeat("a/", 2100)
 	for _, tt := range []struct {
 		name string
@@ -147,7 +149,7 @@ func TestHostilePackages(t *testing.T) {
 }
 
 func TestDamagedFiles(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	noise := make([]byte, 300_000)
 	for i, x := range noise {
 		noise[i] = x + byte(i*i>>7)
@@ -169,7 +171,7 @@ func TestDamagedFiles(t *testing.T) {
 }
 
 func TestCache(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	p := pkg{name: "a", ext: ".gz", files: []thing{{name: "usr/"}, {name: "usr/a", data: "a"}}}
 	c := Cache{t.TempDir()}
 	// Several at once: one publishes, none fails.

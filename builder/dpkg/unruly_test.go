@@ -12,11 +12,12 @@ import (
 	"testing"
 
 	"netroot/builder/foreign"
+	"netroot/need"
 )
 
 // TestE2EUnruly configures packages that dpkg would have trouble with, beside a minimal Debian.
 func TestE2EUnruly(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	work := t.TempDir()
 	debs := download(t, work, "amd64", "usr-is-merged")
 	add := func(p pkg) {
@@ -73,7 +74,7 @@ dpkg-divert --package diverting --add --rename --divert /usr/bin/tool.original /
 
 // TestE2EI386 configures a 32-bit root with the kernel for machines without PAE.
 func TestE2EI386(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	foreign.Need(t)
 	work := t.TempDir()
 	debs := download(t, work, "i386", "usr-is-merged", "linux-image-686", "systemd-sysv", "isc-dhcp-client", "openssh-server", "apt")
@@ -94,7 +95,7 @@ func TestE2EI386(t *testing.T) {
 // download lets the host's apt choose and fetch packages for an empty machine.
 func download(t *testing.T, work, arch string, want ...string) []string {
 	t.Helper()
-	needTool(t, "apt-get")
+	need.Tools(t, "apt-get")
 	hostSources(t, "bookworm")
 	dir := filepath.Join(work, "apt")
 	for _, sub := range []string{"lists/partial", "archives/partial"} {

@@ -15,6 +15,7 @@ import (
 	"testing/fstest"
 
 	"netroot/builder/tree"
+	"netroot/need"
 )
 
 type dyn struct {
@@ -63,7 +64,7 @@ func must(err error) {
 	}
 }
 
-func need(lib string) dyn { return dyn{elf.DT_NEEDED, lib} }
+func needed(lib string) dyn { return dyn{elf.DT_NEEDED, lib} }
 
 const amd64 = elf.EM_X86_64
 
@@ -80,27 +81,27 @@ func root() fstest.MapFS {
 		"usr/lib64/ld-linux-x86-64.so.2":                link("/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
 		"usr/lib/x86_64-linux-gnu/libc.so.6":            object64(amd64, "/lib64/ld-linux-x86-64.so.2"),
 		"usr/lib/x86_64-linux-gnu/liba.so.1":            link("liba.so.1.2"),
-		"usr/lib/x86_64-linux-gnu/liba.so.1.2":          object64(amd64, "", need("libc.so.6"), need("libb.so.1")),
+		"usr/lib/x86_64-linux-gnu/liba.so.1.2":          object64(amd64, "", needed("libc.so.6"), needed("libb.so.1")),
 		"usr/lib/libb.so.1":                             object64(elf.EM_AARCH64, ""), // first found by name, of another machine
-		"usr/lib64/libb.so.1":                           object64(amd64, "", need("liba.so.1")),
-		"opt/x/lib/libp.so":                             object64(amd64, "", need("libq.so")),
+		"usr/lib64/libb.so.1":                           object64(amd64, "", needed("liba.so.1")),
+		"opt/x/lib/libp.so":                             object64(amd64, "", needed("libq.so")),
 		"opt/x/lib/libq.so":                             object64(amd64, ""),
 		"etc/ld.so.conf":                                {Data: []byte("# comment\ninclude /etc/ld.so.conf.d/*.conf\n")},
 		"etc/ld.so.conf.d/db.conf":                      {Data: []byte("/usr/lib/db\n")},
 		"etc/ld.so.conf.d/loop.conf":                    {Data: []byte("include /etc/ld.so.conf\n")},
-		"usr/lib/db/libdb.so":                           object64(amd64, "", need("libc.so.6")),
+		"usr/lib/db/libdb.so":                           object64(amd64, "", needed("libc.so.6")),
 		"usr/lib64/glibc-hwcaps/x86-64-v2/libfast.so":   object64(amd64, ""),
 		"usr/lib64/glibc-hwcaps/x86-64-v3/libfast.so":   object64(amd64, ""),
-		"usr/bin/plain":                                 object64(amd64, "/lib64/ld-linux-x86-64.so.2", need("liba.so.1")),
+		"usr/bin/plain":                                 object64(amd64, "/lib64/ld-linux-x86-64.so.2", needed("liba.so.1")),
 		"usr/bin/static":                                object64(amd64, ""),
-		"usr/bin/runpath":                               object64(amd64, "", dyn{elf.DT_RUNPATH, "$ORIGIN/../../opt/x/lib"}, need("libp.so")),
-		"usr/bin/rpath":                                 object64(amd64, "", dyn{elf.DT_RPATH, "/nowhere:${ORIGIN}/../../opt/x/$LIB:/opt/x/lib"}, need("libp.so")),
-		"usr/bin/conf":                                  object64(amd64, "", need("libdb.so"), need("libc.so.6")),
-		"usr/bin/hwcaps":                                object64(amd64, "", need("libfast.so")),
-		"usr/bin/path":                                  object64(amd64, "", need("/opt/x/lib/libq.so")),
-		"usr/bin/lacking":                               object64(amd64, "", need("libgone.so.3")),
-		"usr/bin/lacking2":                              object64(amd64, "", need("libviagone.so")),
-		"usr/lib64/libviagone.so":                       object64(amd64, "", need("libgone.so.3")),
+		"usr/bin/runpath":                               object64(amd64, "", dyn{elf.DT_RUNPATH, "$ORIGIN/../../opt/x/lib"}, needed("libp.so")),
+		"usr/bin/rpath":                                 object64(amd64, "", dyn{elf.DT_RPATH, "/nowhere:${ORIGIN}/../../opt/x/$LIB:/opt/x/lib"}, needed("libp.so")),
+		"usr/bin/conf":                                  object64(amd64, "", needed("libdb.so"), needed("libc.so.6")),
+		"usr/bin/hwcaps":                                object64(amd64, "", needed("libfast.so")),
+		"usr/bin/path":                                  object64(amd64, "", needed("/opt/x/lib/libq.so")),
+		"usr/bin/lacking":                               object64(amd64, "", needed("libgone.so.3")),
+		"usr/bin/lacking2":                              object64(amd64, "", needed("libviagone.so")),
+		"usr/lib64/libviagone.so":                       object64(amd64, "", needed("libgone.so.3")),
 		"usr/bin/nointerp":                              object64(amd64, "/lib/ld-musl-x86_64.so.1"),
 		"usr/bin/script":                                {Data: []byte("#!/bin/sh\n"), Mode: 0o755},
 		"usr/bin/empty":                                 {Mode: 0o755},
@@ -162,12 +163,7 @@ func TestResolve(t *testing.T) {
 
 // ld.so itself is the oracle: for programs of this machine it must load exactly the files of the closure.
 func TestResolveAsLdSoDoes(t *testing.T) {
-	if _, err := exec.LookPath("ldd"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs ldd")
-		}
-		t.Skip("needs ldd")
-	}
+	need.Tools(t, "ldd")
 	fsys := os.DirFS("/")
 	lib := regexp.MustCompile(`(/\S+) \(0x`)
 	n := 0

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"netroot/need"
 )
 
 func sumOf(data []byte) string {
@@ -464,15 +466,10 @@ func TestPauses(t *testing.T) {
 
 // A disk that is full: the error says so, and the part is removed, which gives the space back.
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small file system needs root")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("mount a tmpfs: %v", err)
+		need.Missing(t, "mount a tmpfs: %v", err)
 	}
 	defer syscall.Unmount(dir, syscall.MNT_DETACH)
 	data := blob(12, 1<<20)

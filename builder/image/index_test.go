@@ -19,24 +19,9 @@ import (
 
 	"github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
-)
 
-// need skips the test when a tool or root is missing, except in CI.
-func need(t testing.TB, root bool, tools ...string) {
-	t.Helper()
-	skip := t.Skipf
-	if os.Getenv("CI") != "" {
-		skip = t.Fatalf
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			skip("%s is not installed", tool)
-		}
-	}
-	if root && os.Getuid() != 0 {
-		skip("needs root")
-	}
-}
+	"netroot/need"
+)
 
 func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
@@ -112,7 +97,7 @@ func pattern(n int) []byte {
 
 func mkfs(t testing.TB, dir string, args ...string) string {
 	t.Helper()
-	need(t, false, "mkfs.erofs")
+	need.Tools(t, "mkfs.erofs")
 	path := filepath.Join(t.TempDir(), "root.erofs")
 	run(t, "mkfs.erofs", append(args, path, dir)...)
 	return path
@@ -238,7 +223,8 @@ func sameXattrs(t *testing.T, img *Image, path, rel string, nid uint64) {
 }
 
 func TestFormats(t *testing.T) {
-	need(t, true, "mkfs.erofs", "fsck.erofs")
+	need.Root(t)
+	need.Tools(t, "mkfs.erofs", "fsck.erofs")
 	dir := plant(t)
 	for _, c := range []struct {
 		name string
@@ -261,11 +247,12 @@ func TestFormats(t *testing.T) {
 
 // TestKernel compares with what the kernel shows of the same image.
 func TestKernel(t *testing.T) {
-	need(t, true, "mkfs.erofs", "mount")
+	need.Root(t)
+	need.Tools(t, "mkfs.erofs", "mount")
 	path := mkfs(t, plant(t), "-T1700000000")
 	at := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "erofs", "-o", "loop,ro", path, at).CombinedOutput(); err != nil {
-		t.Skipf("this kernel cannot mount it: %v: %s", err, out)
+		need.Missing(t, "this kernel cannot mount it: %v: %s", err, out)
 	}
 	defer run(t, "umount", at)
 	img := open(t, path)
@@ -466,7 +453,7 @@ func TestExtents(t *testing.T) {
 }
 
 func TestFS(t *testing.T) {
-	need(t, false, "mkfs.erofs")
+	need.Tools(t, "mkfs.erofs")
 	dir := t.TempDir()
 	for name, data := range map[string]string{"a/b/c": "deep", "a/x": "", "top": "top\n"} {
 		os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)

@@ -23,6 +23,8 @@ import (
 	"github.com/erofs/go-erofs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"netroot/need"
 )
 
 // A record is everything that must survive, but for the name. First is the first name of the inode, so that equal
@@ -369,10 +371,7 @@ func mount(t testing.TB, name string) string {
 	t.Helper()
 	at := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "erofs", "-o", "loop,ro,acl,user_xattr", name, at).CombinedOutput(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("mount: %v: %s", err, out)
-		}
-		t.Skipf("this kernel cannot mount it: %v: %s", err, out)
+		need.Missing(t, "this kernel cannot mount it: %v: %s", err, out)
 	}
 	t.Cleanup(func() { run(t, "umount", at) })
 	return at
@@ -409,12 +408,14 @@ func compare(t *testing.T, root string) {
 }
 
 func TestWriteNasty(t *testing.T) {
-	need(t, true, "fsck.erofs", "mount")
+	need.Root(t)
+	need.Tools(t, "fsck.erofs", "mount")
 	compare(t, nasty(t))
 }
 
 func TestWriteReal(t *testing.T) {
-	need(t, true, "fsck.erofs", "mount")
+	need.Root(t)
+	need.Tools(t, "fsck.erofs", "mount")
 	for _, root := range []string{"/usr/share/zoneinfo", "/etc", "/usr/share/perl5"} {
 		if _, err := os.Stat(root); err != nil {
 			continue
@@ -425,7 +426,8 @@ func TestWriteReal(t *testing.T) {
 
 // TestWriteOverlay packs what a build packs: a merged overlay whose lower layer is a farm of hard links.
 func TestWriteOverlay(t *testing.T) {
-	need(t, true, "fsck.erofs", "mount")
+	need.Root(t)
+	need.Tools(t, "fsck.erofs", "mount")
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	for _, d := range []string{"cache", "lower/etc", "lower/bin", "upper", "work", "merged"} {
@@ -555,7 +557,7 @@ func TestWriteExtents(t *testing.T) {
 }
 
 func TestWriteReproducible(t *testing.T) {
-	need(t, false, "cp")
+	need.Tools(t, "cp")
 	root := filepath.Join(t.TempDir(), "tree")
 	for i := range 200 {
 		name := filepath.Join(root, fmt.Sprint(i%7), fmt.Sprint(i))
@@ -766,7 +768,8 @@ func TestWriteChanged(t *testing.T) {
 }
 
 func TestWriteDiskFull(t *testing.T) {
-	need(t, true, "mount")
+	need.Root(t)
+	need.Tools(t, "mount")
 	disk := t.TempDir()
 	run(t, "mount", "-t", "tmpfs", "-o", "size=1m", "none", disk)
 	defer run(t, "umount", disk)

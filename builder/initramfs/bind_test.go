@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/need"
 )
 
 // bound makes a root, binds its folders as /init does, in a mount namespace that ends with the shell, and returns what the shell said.
@@ -42,20 +44,9 @@ func bound(t *testing.T, shell []string, size, folders, script string, prepare f
 	return strings.ReplaceAll(string(out), dir, "DIR"), cmd.ProcessState.ExitCode()
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root: file systems are mounted")
-	}
-	t.Skip("needs root: file systems are mounted")
-}
-
 // What the folders hold is in the copies as it was; they can be written to, the rest cannot.
 func TestBind(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	prepare := func(root string) error {
 		at := func(name string) string { return filepath.Join(root, name) }
 		old := syscall.Umask(0)
@@ -113,7 +104,7 @@ outside cannot
 
 // A folder that does not fit is named, with the way out; the machine does not go on with half of it.
 func TestBindDoesNotFit(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	for _, shell := range shells(t) {
 		got, code := bound(t, shell, "1m", "/etc\n/var\n", "echo went on", func(root string) error {
 			return os.WriteFile(filepath.Join(root, "var/large"), make([]byte, 3<<20), 0o644)

@@ -12,25 +12,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 // debianRoot makes a small Debian with a kernel, by mmdebstrap, which takes the host's own apt sources.
 func debianRoot(t *testing.T) string {
 	t.Helper()
-	for _, tool := range []string{"mmdebstrap", "qemu-system-x86_64", "modprobe", "depmod", "cpio"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("needs %s", tool)
-			}
-			t.Skipf("needs %s", tool)
-		}
-	}
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	need.Tools(t, "mmdebstrap", "qemu-system-x86_64", "modprobe", "depmod", "cpio")
+	need.Root(t)
 	root := filepath.Join(t.TempDir(), "root")
 	// Nothing of it is configured, which would take minutes; only depmod, which the kernel's package would run, is run.
 	out, err := exec.Command("mmdebstrap", "--variant=extract", "--include=linux-image-amd64,dash,util-linux,mount,kmod,iproute2,isc-dhcp-client,coreutils", "bookworm", root).CombinedOutput()

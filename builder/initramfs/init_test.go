@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"netroot/need"
 )
 
 // shells are those that may be a root's /bin/sh. One of them is everywhere.
@@ -225,12 +227,7 @@ func TestExplainMount(t *testing.T) {
 
 // The scripts are what a machine without a disk depends on: shellcheck reads them too.
 func TestShellcheck(t *testing.T) {
-	if _, err := exec.LookPath("shellcheck"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs shellcheck (Debian: shellcheck)")
-		}
-		t.Skip("needs shellcheck (Debian: shellcheck)")
-	}
+	need.Tools(t, "shellcheck")
 	if out, err := exec.Command("shellcheck", "-s", "sh", writeInit(t), "dhcp.sh").CombinedOutput(); err != nil {
 		t.Errorf("%s", out)
 	}

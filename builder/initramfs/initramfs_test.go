@@ -16,6 +16,7 @@ import (
 
 	"netroot/builder/elf"
 	"netroot/builder/tree"
+	"netroot/need"
 )
 
 const release = "6.1.0-9-amd64"
@@ -29,10 +30,7 @@ func hostRoot(t *testing.T) string {
 	for _, name := range append(slices.Clone(programs[:]), "busybox") {
 		p, ok := tree.LookPath(host, name)
 		if !ok {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("needs %s", name)
-			}
-			t.Skipf("needs %s", name)
+			need.Missing(t, "needs %s", name)
 		}
 		want = append(want, p)
 	}
@@ -98,12 +96,7 @@ func hostRoot(t *testing.T) string {
 // unpack lets GNU cpio read an archive: it complains about what is wrong in it.
 func cpio(t *testing.T, dir string, archive []byte, args ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("cpio"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs cpio")
-		}
-		t.Skip("needs cpio")
-	}
+	need.Tools(t, "cpio")
 	cmd := exec.Command("cpio", args...)
 	cmd.Dir = dir
 	cmd.Stdin = bytes.NewReader(archive)

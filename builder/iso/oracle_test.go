@@ -20,21 +20,13 @@ import (
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 	"github.com/google/go-cmp/cmp"
-)
 
-func needTool(t testing.TB, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-}
+	"netroot/need"
+)
 
 func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	needTool(t, name)
+	need.Tools(t, name)
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
@@ -197,9 +189,7 @@ func TestAgainstXorriso(t *testing.T) {
 			src := sourceTree(t, c.simple)
 			if c.name == "hybrid" {
 				data, err := os.ReadFile("/usr/lib/ISOLINUX/isolinux.bin")
-				if err != nil {
-					needTool(t, "/usr/lib/ISOLINUX/isolinux.bin")
-				}
+				need.That(t, err)
 				if err := os.WriteFile(filepath.Join(src, "isolinux.bin"), data, 0o644); err != nil {
 					t.Fatal(err)
 				}
@@ -312,7 +302,7 @@ func TestAgainstIsoinfo(t *testing.T) {
 
 // A file of 5 GiB and three bytes has two extents. The ISO is kept with holes, as it is nearly all zeros.
 func TestHugeFile(t *testing.T) {
-	needTool(t, "xorriso")
+	need.Tools(t, "xorriso")
 	const size = 5<<30 + 3
 	src := t.TempDir()
 	big := filepath.Join(src, "big.img")

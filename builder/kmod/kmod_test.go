@@ -12,6 +12,8 @@ import (
 	"testing/fstest"
 
 	"github.com/klauspost/compress/zstd"
+
+	"netroot/need"
 )
 
 const release = "6.1.0-9-amd64"
@@ -204,13 +206,7 @@ func TestOldKernel(t *testing.T) {
 
 // The index files are for modprobe: it must find in them what it finds in depmod's, and what this package says.
 func TestIndexesAsModprobeReadsThem(t *testing.T) {
-	modprobe, err := exec.LookPath("modprobe")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs modprobe (Debian: kmod)")
-		}
-		t.Skip("needs modprobe (Debian: kmod)")
-	}
+	modprobe := need.Tool(t, "modprobe")
 	x := open(t)
 	mods, err := x.Netboot(nil)
 	if err != nil {

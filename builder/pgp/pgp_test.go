@@ -15,6 +15,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+
+	"netroot/need"
 )
 
 const text = "Origin: Test\nSuite: stable\n- a line that begins with a hyphen\nSHA256:\n 00 1 x\n"
@@ -262,14 +264,7 @@ func TestKeyrings(t *testing.T) {
 
 // gpg signs, gpgv is the oracle: what it accepts and refuses must be accepted and refused here.
 func TestAgainstGPG(t *testing.T) {
-	for _, tool := range []string{"gpg", "gpgv"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	need.Tools(t, "gpg", "gpgv")
 	home, err := os.MkdirTemp("", "gpg") // a short path: the agent's socket lies in it
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"netroot/need"
 )
 
 // Pairs of rpm's own test suite (tests/rpmvercmp.at) and of the field.
@@ -35,21 +37,9 @@ func TestCompareSegments(t *testing.T) {
 	}
 }
 
-func needRPM(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("rpm")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("rpm, which is asked for comparison, is not installed")
-	}
-	return path
-}
-
 // TestAgainstRPM asks rpm itself about the table and about random versions.
 func TestAgainstRPM(t *testing.T) {
-	program := needRPM(t)
+	program := need.Tool(t, "rpm")
 	type pair struct{ a, b string }
 	var pairs []pair
 	for _, c := range ordered {

@@ -11,17 +11,13 @@ import (
 	"testing"
 
 	"netroot/builder/pgp"
+	"netroot/need"
 )
 
 // buildPackage builds a small package, whose payload is compressed as rpm's word says: "w9.gzdio", "w7.xzdio", "w19.zstdio", "w9.bzdio".
 func buildPackage(t testing.TB, payload string) string {
 	t.Helper()
-	if _, err := exec.LookPath("rpmbuild"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("rpmbuild is not installed")
-	}
+	need.Tools(t, "rpmbuild")
 	dir := t.TempDir()
 	spec := `Name: small
 Epoch: 2
@@ -80,7 +76,7 @@ func open(t testing.TB, path string) *File {
 
 // TestPayload compares what is read with what rpm says of the package, for every kind of compression.
 func TestPayload(t *testing.T) {
-	program := needRPM(t)
+	program := need.Tool(t, "rpm")
 	for _, payload := range []string{"w9.gzdio", "w7.xzdio", "w7.lzdio", "w9.bzdio", "w19.zstdio"} {
 		path := buildPackage(t, payload)
 		f := open(t, path)
@@ -136,14 +132,7 @@ type signer struct{ program, home, keyring string }
 // newSigner makes a key of the given kind with gpg (2) or gpg1 (1.4).
 func newSigner(t *testing.T, program, kind string, bits int) *signer {
 	t.Helper()
-	for _, p := range []string{program, "rpmsign"} {
-		if _, err := exec.LookPath(p); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skipf("%s is not installed", p)
-		}
-	}
+	need.Tools(t, program, "rpmsign")
 	home, err := os.MkdirTemp("", "gpg") // its socket has a short path
 	if err != nil {
 		t.Fatal(err)

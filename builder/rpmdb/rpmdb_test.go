@@ -10,19 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-func need(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
-}
+	"netroot/need"
+)
 
 func run(t *testing.T, stdin []byte, args ...string) string {
 	t.Helper()
@@ -84,7 +74,7 @@ func installed(t *testing.T, dir, backend string, n int) (path string) {
 // rpm writes a database, and this package finds every package in it, whole. Debian's rpm cannot write ndb; the same headers in a file
 // laid out as rpmpkg.c does it come out again.
 func TestRead(t *testing.T) {
-	need(t, "rpm", "rpmbuild")
+	need.Tools(t, "rpm", "rpmbuild")
 	const n = 14
 	path := installed(t, t.TempDir(), string(SQLite), n)
 	list := headers(t, path)
@@ -137,7 +127,7 @@ func isqrt(n int) int {
 
 // Berkeley DB's own loader writes the hash file that rpm of EL6 would.
 func TestReadBerkeleyDB(t *testing.T) {
-	need(t, "db5.3_load")
+	need.Tools(t, "db5.3_load")
 	for _, pageSize := range []int{512, 4096, 32768} {
 		var dump bytes.Buffer
 		fmt.Fprintf(&dump, "VERSION=3\nformat=bytevalue\ntype=hash\ndb_pagesize=%d\nHEADER=END\n", pageSize)

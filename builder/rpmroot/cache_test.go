@@ -35,7 +35,7 @@ func listing(t *testing.T, dir string) string {
 }
 
 func TestStartersAreKept(t *testing.T) {
-	need(t)
+	needRPM(t)
 	dir := t.TempDir()
 	files := buildAll(t, dir, append(base(), spec{name: "more", tags: "Requires: rpm", body: "%files\n"}))
 	packages, err := Open(files)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"netroot/builder/chroot"
+	"netroot/need"
 )
 
 // The tests install packages that they build with rpmbuild: a root of the host's own rpm, shell and libraries, and packages that
@@ -27,23 +28,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func need(t testing.TB) {
+func needRPM(t testing.TB) {
 	t.Helper()
-	skip := func(format string, args ...any) {
-		t.Helper()
-		if os.Getenv("CI") != "" {
-			t.Fatalf(format, args...)
-		}
-		t.Skipf(format, args...)
-	}
-	if os.Geteuid() != 0 {
-		skip("needs root")
-	}
-	for _, program := range []string{"rpm", "rpmbuild", "ldd", "bash"} {
-		if _, err := exec.LookPath(program); err != nil {
-			skip("%v", err)
-		}
-	}
+	need.Root(t)
+	need.Tools(t, "rpm", "rpmbuild", "ldd", "bash")
 }
 
 // A spec is a package to be built.
@@ -223,7 +211,7 @@ func install(t *testing.T, files []string) (*chroot.Session, []Failure, error) {
 const patience = 20 * time.Second
 
 func TestHangingScriptlet(t *testing.T) {
-	need(t)
+	needRPM(t)
 	asleep := spec{name: "asleep", tags: "Requires: rpm", body: "%post\necho good night\nkill -STOP $$\n%files\n"}
 	began := time.Now()
 	_, _, err := install(t, buildAll(t, t.TempDir(), append(base(), asleep)))
@@ -246,7 +234,7 @@ func output(t *testing.T, s *chroot.Session, args ...string) string {
 }
 
 func TestInstall(t *testing.T) {
-	need(t)
+	needRPM(t)
 	demo := spec{name: "demo", tags: "Requires: rpm\nRequires(pre): bash", install: func(root string) error {
 		os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755)
 		os.MkdirAll(filepath.Join(root, "etc"), 0o755)
@@ -323,7 +311,7 @@ f = io.open("/var/lib/lua.log", "w") f:write("lua " .. arg[2] .. "\n") f:close()
 }
 
 func TestFailingPre(t *testing.T) {
-	need(t)
+	needRPM(t)
 	broken := spec{name: "broken", tags: "Requires: rpm", body: "%pre\necho cannot do that\nexit 7\n%files\n"}
 	_, _, err := install(t, buildAll(t, t.TempDir(), append(base(), broken)))
 	var failed *ScriptletError
@@ -336,7 +324,7 @@ func TestFailingPre(t *testing.T) {
 }
 
 func TestNoRPM(t *testing.T) {
-	need(t)
+	needRPM(t)
 	packages, err := Open(buildAll(t, t.TempDir(), base()[:1]))
 	if err != nil {
 		t.Fatal(err)

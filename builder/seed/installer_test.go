@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/need"
 )
 
 const installerInitrd = "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/initrd.gz"
@@ -21,14 +23,9 @@ const installerInitrd = "/usr/lib/debian-installer/images/12/amd64/text/debian-i
 // What the installer does with its answers at the end, by its own programs in its own initrd: the file goes into its database, and the
 // command out of it is run.
 func TestPreseedByTheInstaller(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("chroot needs root")
-	}
+	need.Root(t)
 	if _, err := os.Stat(installerInitrd); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("debian-installer-12-netboot-amd64 is not installed: %v", err)
+		need.Missing(t, "debian-installer-12-netboot-amd64 is not installed: %v", err)
 	}
 	dir := t.TempDir()
 	unpack := exec.Command("sh", "-c", "zcat "+installerInitrd+" | cpio -idm --quiet --no-absolute-filenames")

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"netroot/need"
 )
 
 const head = "#cloud-config\nautoinstall:\n  version: 1\n  user-data: {}\n"
@@ -132,9 +133,7 @@ func TestReportCommands(t *testing.T) {
 			}))
 			defer srv.Close()
 			cmd := command(t, strings.TrimPrefix(srv.URL, "http://"))
-			if _, err := exec.LookPath(cmd.Path); err != nil {
-				t.Skip(err)
-			}
+			need.Tools(t, cmd.Path)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			timed := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
@@ -162,10 +161,7 @@ func script(t *testing.T, server string) string {
 func pyYAML(t *testing.T, texts []string) []map[string]any {
 	t.Helper()
 	if out, err := exec.Command("python3", "-c", "import yaml").CombinedOutput(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("python3-yaml is missing: %v: %s", err, out)
-		}
-		t.Skipf("python3-yaml is missing: %v", err)
+		need.Missing(t, "python3-yaml is missing: %v: %s", err, out)
 	}
 	in, err := json.Marshal(texts)
 	if err != nil {
@@ -232,10 +228,7 @@ func FuzzParse(f *testing.F) {
 
 // What debconf's own reader says of a preseed file, with the command that is added.
 func TestPreseedByDebconf(t *testing.T) {
-	program, err := exec.LookPath("debconf-set-selections")
-	if err != nil {
-		t.Skip(err)
-	}
+	program := need.Tool(t, "debconf-set-selections")
 	text, err := preseedCommand("d-i a/b string c\ntasksel tasksel/first multiselect a, \\\n b\nd-i preseed/late_command string in-target true; \\\n true\n", "10.0.0.1")
 	if err != nil {
 		t.Fatal(err)

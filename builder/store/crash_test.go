@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/builder/lock"
+	"netroot/need"
 )
 
 const helperEnv = "NETROOT_STORE_TEST"
@@ -261,12 +262,7 @@ func TestSetCurrentRace(t *testing.T) {
 }
 
 func TestDiskFull(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root to mount a small disk")
-	}
+	need.Root(t)
 	disk := t.TempDir()
 	if err := unix.Mount("none", disk, "tmpfs", 0, "size=256k"); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"netroot/need"
 )
 
 func owner(t *testing.T, path string) (uid, gid int, mode fs.FileMode) {
@@ -17,18 +19,6 @@ func owner(t *testing.T, path string) (uid, gid int, mode fs.FileMode) {
 	}
 	sys := st.Sys().(*syscall.Stat_t)
 	return int(sys.Uid), int(sys.Gid), st.Mode().Perm()
-}
-
-// needRoot skips where files cannot be given away.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("giving files away needs root")
-	}
-	t.Skip("giving files away needs root")
 }
 
 // A store that others can look into is closed, whoever made it so.
@@ -62,7 +52,7 @@ func TestProtect(t *testing.T) {
 
 // The group gets what a server reads, and what is built later, too.
 func TestProtectGroup(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	const gid = 54321
 	s, err := Open(filepath.Join(t.TempDir(), "store"))
 	if err != nil {
@@ -93,7 +83,7 @@ func TestProtectGroup(t *testing.T) {
 
 // What the server remembers is its user's, but that user cannot have himself given anything else.
 func TestGiveState(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	const id = 54321
 	s, err := Open(filepath.Join(t.TempDir(), "store"))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/builder/lock"
+	"netroot/need"
 )
 
 func testStore(t testing.TB) *Store {
@@ -133,9 +134,7 @@ func TestPublish(t *testing.T) {
 
 // TestPublishGroup checks that a server that is in the store's group can read what root publishes.
 func TestPublishGroup(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
+	need.Root(t)
 	s := testStore(t)
 	if err := s.Prepare(); err != nil {
 		t.Fatal(err)

@@ -8,19 +8,16 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"netroot/need"
 )
 
 // BenchmarkBuild times the shipped Debian root, kernel and initramfs against mmdebstrap with the same packages and
 // initramfs-tools, on the same machine in the same run. Both fetch from the host's own mirror. The figures to quote are
 // the ratios.
 func BenchmarkBuild(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("building a root needs root")
-	}
-	mmdebstrap, err := exec.LookPath("mmdebstrap")
-	if err != nil {
-		b.Skip("mmdebstrap is not installed")
-	}
+	need.Root(b)
+	mmdebstrap := need.Tool(b, "mmdebstrap")
 	dir := b.TempDir()
 	program := filepath.Join(dir, "netroot")
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // A site is a store and a recipe that is built again and again: packages come once from the host's own mirror.
@@ -27,12 +28,7 @@ type site struct {
 // newSite makes a store, which NETROOT_E2E_STORE can supply to save the downloads, and a small recipe.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("building a root needs root")
-		}
-		t.Skip("building a root needs root")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	s := &site{program: os.Getenv("NETROOT"), store: os.Getenv("NETROOT_E2E_STORE"), recipe: filepath.Join(dir, "small.yaml")}
 	if s.program == "" {

@@ -19,10 +19,14 @@ func TestImportDirection(t *testing.T) {
 	// What each layer may import of this module, besides the standard library and other people's.
 	sources := []string{"netroot/builder/apt", "netroot/builder/yum", "netroot/builder/copytree"}
 	protocols := []string{"netroot/boot/proxydhcp", "netroot/boot/tftp", "netroot/boot/httpd", "netroot/boot/nfs"}
+	testers := []string{"netroot/need", "netroot/builder/foreign", "netroot/builder/rpmfixture"} // that help tests
 	pure := []string{"netroot/builder/tree", "netroot/builder/lock", "netroot/builder/deb", "netroot/builder/strictyaml", "netroot/builder/progress", "netroot/boot/pxelinux", "netroot/boot/neighbor", "netroot/boot/portowner", "netroot/boot/privilege", "netroot/boot/sendfile"}
 
 	for pkg, list := range imports {
 		for _, imp := range list {
+			if pkg == "netroot/need" && (under(imp, "netroot") || strings.Contains(imp, ".")) {
+				t.Errorf("%s imports %s: it makes do with the standard library", pkg, imp)
+			}
 			if !under(imp, "netroot") {
 				continue
 			}
@@ -31,6 +35,8 @@ func TestImportDirection(t *testing.T) {
 				t.Errorf("%s imports %s: nothing imports the command line", pkg, imp)
 			case under(pkg, "netroot/builder") && under(imp, "netroot/boot"):
 				t.Errorf("%s imports %s: what builds images knows nothing of serving them", pkg, imp)
+			case slices.Contains(testers, imp) && !slices.Contains(testers, pkg):
+				t.Errorf("%s imports %s: it is for tests", pkg, imp)
 			case imp == "netroot/builder" && !under(pkg, "netroot/cmd"):
 				t.Errorf("%s imports %s: only the command line starts the pipeline", pkg, imp)
 			case imp == "netroot/boot" && !under(pkg, "netroot/cmd"):

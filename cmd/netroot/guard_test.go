@@ -19,6 +19,7 @@ import (
 	"netroot/boot/vm"
 	"netroot/builder/image"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // A guarded network is a lab with the real serve, asked by other people's clients.
@@ -59,7 +60,8 @@ func openGuarded(t *testing.T, policy string, args ...string) *guarded {
 
 func openLab(t *testing.T) *vm.Lab {
 	t.Helper()
-	needTools(t, "dnsmasq", "curl", "nfs-cat", "ip", "unshare")
+	need.Root(t)
+	need.Tools(t, "dnsmasq", "curl", "nfs-cat", "ip", "unshare")
 	lab, err := vm.Open(t.Context(), vm.Config{Networks: []netip.Prefix{vm.DefaultNetwork, netip.MustParsePrefix("10.78.0.0/24")}})
 	if err != nil {
 		t.Fatal(err)
@@ -70,27 +72,6 @@ func openLab(t *testing.T) *vm.Lab {
 		}
 	})
 	return lab
-}
-
-// needTools skips where there is no root or no such tool, except in CI.
-func needTools(t *testing.T, tools ...string) {
-	t.Helper()
-	var err error
-	if os.Geteuid() != 0 {
-		err = errors.New("network namespaces need root")
-	}
-	for _, tool := range tools {
-		if _, missing := exec.LookPath(tool); missing != nil {
-			err = missing
-		}
-	}
-	switch {
-	case err == nil:
-	case os.Getenv("CI") != "":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
 }
 
 // program is this test, called by the name under which it is netroot.

@@ -18,6 +18,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/tftpboot"
 	"netroot/boot/vm"
+	"netroot/need"
 )
 
 // accelerator is the policy of an accelerator's VME computers on two networks: each has two or three cards, of which one or the other
@@ -49,7 +50,8 @@ const (
 // openAccelerator serves a policy on those networks.
 func openAccelerator(t *testing.T, text string) (s *guarded, policy, store string) {
 	t.Helper()
-	needTools(t, "dnsmasq", "curl", "ip")
+	need.Root(t)
+	need.Tools(t, "dnsmasq", "curl", "ip")
 	var networks []netip.Prefix
 	for _, side := range acceleratorSides {
 		networks = append(networks, netip.MustParsePrefix(side.network))

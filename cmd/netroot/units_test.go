@@ -9,20 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-// needSystemd skips without systemd's own tools, except in CI.
-func needSystemd(t *testing.T) {
-	t.Helper()
-	_, err := exec.LookPath("systemd-analyze")
-	switch {
-	case err == nil:
-	case os.Getenv("CI") != "":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
-}
+	"netroot/need"
+)
 
 // unitOf runs the verb, as for a store and a policy at these places.
 func unitOf(t *testing.T, args ...string) string {
@@ -37,7 +26,7 @@ func unitOf(t *testing.T, args ...string) string {
 
 // systemd finds nothing wrong with the unit, and little that could still be locked.
 func TestServeUnit(t *testing.T) {
-	needSystemd(t)
+	need.Tools(t, "systemd-analyze")
 	for name, args := range map[string][]string{
 		"system": {"units", "serve", "--store", "/var/lib/netroot"},
 		"own":    {"units", "serve", "--store", "/srv/100% ours/net$root", "--config", "/srv/pol\"icy.yaml", "--user", "daemon", "--", "--interface", "eno1", "--json"},

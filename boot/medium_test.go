@@ -6,13 +6,13 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"netroot/boot/host"
 	"netroot/boot/tftpboot"
+	"netroot/builder/isofixture"
 	"netroot/builder/store"
 )
 
@@ -25,27 +25,7 @@ func publishMedium(t testing.TB, s *store.Store, name string, medium store.Mediu
 	}
 	defer d.Abort()
 	if len(files) > 0 {
-		if _, err := exec.LookPath("xorriso"); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal("xorriso is not installed")
-			}
-			t.Skip("xorriso is not installed")
-		}
-		src := t.TempDir()
-		for _, f := range files {
-			path, text, _ := strings.Cut(f, "=")
-			path = filepath.Join(src, path)
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		out, err := exec.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", filepath.Join(d.Dir(), store.PartISO), src).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+		isofixture.Make(t, filepath.Join(d.Dir(), store.PartISO), files...)
 	}
 	if err := os.WriteFile(filepath.Join(d.Dir(), store.PartKernel), []byte("kernel"), 0o644); err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 
+	"netroot/builder/isofixture"
 	"netroot/builder/recipe"
 	"netroot/builder/store"
 )
@@ -62,29 +62,7 @@ func (s *mediumSite) write(t *testing.T, name, text string) {
 // iso makes an ISO of files, given as name=content, and returns its SHA-256.
 func (s *mediumSite) iso(t *testing.T, name string, files ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("xorriso"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("xorriso is not installed")
-		}
-		t.Skip("xorriso is not installed")
-	}
-	src := t.TempDir()
-	for _, f := range files {
-		path, text, _ := strings.Cut(f, "=")
-		path = filepath.Join(src, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	path := filepath.Join(s.dir, name)
-	os.Remove(path) // xorriso would add to it
-	out, err := exec.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", "A VOLUME", "-o", path, src).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	isofixture.Make(t, filepath.Join(s.dir, name), files...)
 	return s.sum(t, name)
 }
 
@@ -142,7 +120,7 @@ func TestISOGeneration(t *testing.T) {
 	sum := s.iso(t, "u.iso", "casper/vmlinuz=kernel", "casper/initrd=initrd", "casper/filesystem.squashfs=root")
 	g := s.must(t, "from: {iso: {path: u.iso}}")
 	m := g.Manifest
-	want := store.Medium{Family: store.Casper, File: "u.iso", Label: "A VOLUME", Kernel: "casper/vmlinuz", Initrd: "casper/initrd", Deliver: store.ByNFS}
+	want := store.Medium{Family: store.Casper, File: "u.iso", Label: isofixture.Volume, Kernel: "casper/vmlinuz", Initrd: "casper/initrd", Deliver: store.ByNFS}
 	if m.Medium == nil || *m.Medium != want || m.Parts[store.PartISO].SHA256 != sum || len(m.Parts) != 3 {
 		t.Errorf("the manifest: %+v, parts %v", m.Medium, m.Parts)
 	}

@@ -2,7 +2,6 @@ package dnsmasq
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,10 +14,9 @@ import (
 
 	"netroot/boot/host"
 	"netroot/builder/strictyaml"
+	"netroot/golden"
 	"netroot/need"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // Every file gives the policy and the remarks beside it, and the policy is one that is read without a fault.
 func TestTranslate(t *testing.T) {
@@ -38,20 +36,9 @@ func TestTranslate(t *testing.T) {
 			r.File = filepath.Base(r.File)
 			got += fmt.Sprintf("# %s (changes: %v)\n", r, r.Changes)
 		}
-		golden := strings.TrimSuffix(file, ".conf") + ".yaml"
-		if *update {
-			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
-		}
-		if _, err := host.Parse(golden, []byte(got)); err != nil {
+		policy := strings.TrimSuffix(file, ".conf") + ".yaml"
+		golden.Compare(t, policy, got)
+		if _, err := host.Parse(policy, []byte(got)); err != nil {
 			t.Error(err)
 		}
 		again, more := f.Translate()

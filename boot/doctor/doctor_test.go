@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,16 +13,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"netroot/boot/host"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftpboot"
 	"netroot/builder/image"
 	"netroot/builder/store"
+	"netroot/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden file anew")
 
 var (
 	alpha = net.HardwareAddr{2, 0, 0, 0, 0, 7}
@@ -300,17 +296,5 @@ func TestOffer(t *testing.T) {
 			fmt.Fprintf(&b, "%s %s: %s\n%s", f.Level, f.About, f.What, f.Text)
 		}
 	}
-	got := b.String()
-	if *update {
-		if err := os.WriteFile("testdata/offers.txt", []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile("testdata/offers.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("(-want +got; -update writes it anew):\n%s", diff)
-	}
+	golden.Compare(t, "testdata/offers.txt", b.String())
 }

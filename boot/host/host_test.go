@@ -2,7 +2,6 @@ package host
 
 import (
 	"errors"
-	"flag"
 	"net"
 	"net/netip"
 	"os"
@@ -15,9 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"netroot/builder/strictyaml"
+	"netroot/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 const lab = `interfaces: [eno1, eno2]
 default: ignore
@@ -220,21 +218,7 @@ func TestBadFiles(t *testing.T) {
 			t.Errorf("%s: %v is not strictyaml.Errors", file, err)
 			continue
 		}
-		golden := filepath.Join("../golden", strings.TrimSuffix(file, ".yaml")+".txt")
-		got := err.Error() + "\n"
-		if *update {
-			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
-		}
+		golden.Compare(t, filepath.Join("../golden", strings.TrimSuffix(file, ".yaml")+".txt"), err.Error()+"\n")
 	}
 }
 

@@ -2,13 +2,10 @@ package metrics
 
 import (
 	"bufio"
-	"flag"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"netroot/boot/httpd"
@@ -16,9 +13,8 @@ import (
 	"netroot/boot/nodes"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftp"
+	"netroot/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite testdata/metrics.txt")
 
 // example has a value of its own in every figure.
 func example() Sources {
@@ -74,19 +70,7 @@ func TestMetrics(t *testing.T) {
 	if !process {
 		t.Error("nothing tells the memory of the process")
 	}
-	const golden = "testdata/metrics.txt"
-	if *update {
-		if err := os.WriteFile(golden, []byte(ours.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), ours.String()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	golden.Compare(t, "testdata/metrics.txt", ours.String())
 }
 
 // A service that is switched off has no metrics, rather than such that stay at zero.

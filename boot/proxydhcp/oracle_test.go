@@ -144,7 +144,7 @@ func TestAgainstDnsmasq(t *testing.T) {
 				}
 				text += d + "\n    " + reasons[d] + "\n"
 			}
-			golden(t, "clients/"+name, text)
+			compare(t, "clients/"+name, text)
 		})
 	}
 	for d := range reasons {

@@ -3,11 +3,12 @@ package proxydhcp
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"netroot/golden"
 )
 
 // A question is a packet that comes in, and all its answer depends on.
@@ -132,7 +133,7 @@ func TestQuirks(t *testing.T) {
 			if len(a.Packet) > max(minReply, len(q.packet)) {
 				t.Errorf("%d bytes in answer to %d", len(a.Packet), len(q.packet))
 			}
-			golden(t, name, fmt.Sprintf("# %s (%s)\nto %v\n%s", q.what, q.source, a.To, dump(t, a.Packet)))
+			compare(t, name, fmt.Sprintf("# %s (%s)\nto %v\n%s", q.what, q.source, a.To, dump(t, a.Packet)))
 			again, err := Reply(req, decision, here, q.from, q.port, q.config)
 			if err != nil || !slices.Equal(a.Packet, again.Packet) {
 				t.Error("the same question got another answer")
@@ -150,20 +151,8 @@ func TestQuirks(t *testing.T) {
 	}
 }
 
-// golden compares got with the file of that name.
-func golden(t *testing.T, name, got string) {
+// compare compares got with the golden file of that name.
+func compare(t *testing.T, name, got string) {
 	t.Helper()
-	file := filepath.Join("testdata", filepath.FromSlash(name)+".txt")
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s: got:\n%s\nwant:\n%s", name, got, want)
-	}
+	golden.Compare(t, filepath.Join("testdata", name+".txt"), got)
 }

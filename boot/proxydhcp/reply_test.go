@@ -2,7 +2,6 @@ package proxydhcp
 
 import (
 	"errors"
-	"flag"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,8 +10,6 @@ import (
 
 	"netroot/boot/host"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 var (
 	decision = host.Decision{}

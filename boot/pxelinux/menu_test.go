@@ -1,18 +1,15 @@
 package pxelinux
 
 import (
-	"flag"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"netroot/golden"
 	"netroot/need"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 const older = "Older generations"
 
@@ -76,19 +73,7 @@ func TestTexts(t *testing.T) {
 			}
 		}
 		for file, got := range files {
-			golden := filepath.Join("testdata", file)
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("%s: got:\n%s\nwant:\n%s", file, got, want)
-			}
+			golden.Compare(t, filepath.Join("testdata", file), got)
 		}
 		// What holds for every configuration pxelinux reads.
 		if strings.HasPrefix(text, "SERIAL ") != (m.Serial != "none") || strings.Contains(text[1:], "SERIAL ") && name != "odd-titles" {

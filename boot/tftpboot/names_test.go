@@ -3,7 +3,6 @@ package tftpboot
 import (
 	"context"
 	"errors"
-	"flag"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -14,9 +13,8 @@ import (
 
 	"netroot/boot/host"
 	"netroot/builder/store"
+	"netroot/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 const sitePolicy = `default: ignore
 menu: {timeout: 0, serial: "ttyS1,9600"}
@@ -61,21 +59,8 @@ func TestConfigurationNames(t *testing.T) {
 		"card-ipx": {"ipxe/01-00-20-38-03-37-6c"},
 		"disk-ipx": {"ipxe/01-00-20-38-03-37-6e"},
 	} {
-		golden := filepath.Join("testdata", host+".txt")
 		for _, name := range names {
-			got := read(t, fsys, name)
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("%s: got:\n%s\nwant:\n%s", name, got, want)
-			}
+			golden.Compare(t, filepath.Join("testdata", host+".txt"), read(t, fsys, name))
 		}
 	}
 	for _, name := range []string{

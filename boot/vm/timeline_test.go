@@ -3,7 +3,6 @@ package vm
 import (
 	"bufio"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,9 +13,9 @@ import (
 	"unicode"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"netroot/golden"
+)
 
 // record is a boot on paper: lines "SECONDS console TEXT" and "SECONDS event JSON", times since power-on.
 func record(t *testing.T, path string) (powerOn time.Time, console []Line, events []Event) {
@@ -67,19 +66,7 @@ func TestRecords(t *testing.T) {
 			if missing := timeline.Missing(); missing != "" {
 				got += fmt.Sprintf("missing: %s\nbecause: %s\n", missing, diagnose(missing, mac, console, events))
 			}
-			golden := strings.TrimSuffix(path, ".record") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
+			golden.Compare(t, strings.TrimSuffix(path, ".record")+".golden", got)
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package customize
 
 import (
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,13 +9,11 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"netroot/builder/recipe"
+	"netroot/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // copyRecipe is one with a copy as its source.
 func copyRecipe(t *testing.T, text string) *recipe.Recipe {
@@ -93,19 +90,7 @@ func TestCopied(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, golden := describe(t, changes, dir), filepath.Join("testdata/copied", name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Error(diff)
-			}
+			golden.Compare(t, filepath.Join("testdata/copied", name+".golden"), describe(t, changes, dir))
 			again, err := openRoot(dir).copied(copyRecipe(t, "new}}"))
 			for _, change := range again {
 				if !strings.Contains(change, "host name") && !strings.Contains(change, "machine-id") && !strings.Contains(change, "resolv.conf") && !strings.Contains(change, "host keys") {

@@ -2,7 +2,6 @@ package recipe
 
 import (
 	"errors"
-	"flag"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,27 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/builder/strictyaml"
+	"netroot/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares got with a file of testdata.
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; -update writes it anew):\n%s", path, diff)
-	}
-}
 
 // Every bad recipe gives the text beside it, in testdata/golden.
 func TestBadRecipes(t *testing.T) {
@@ -65,7 +45,7 @@ func TestBadRecipes(t *testing.T) {
 				}
 			}
 			text := strings.ReplaceAll(err.Error(), cwd+"/", "DIR/")
-			golden(t, filepath.Join("../golden", strings.TrimSuffix(file, ".yaml")+".txt"), text+"\n")
+			golden.Compare(t, filepath.Join("../golden", strings.TrimSuffix(file, ".yaml")+".txt"), text+"\n")
 		})
 	}
 }

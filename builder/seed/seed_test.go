@@ -1,7 +1,6 @@
 package seed
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,29 +9,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/builder/strictyaml"
+	"netroot/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // hash is that of "ubuntu", from Subiquity's documentation of identity.
 const hash = "$6$exDY1mhS4KUYCE/2$zmn9ToZwTKLhCw.b4/b.ZRTIZM30JZ4QrOQ2aOXJ8yk96xpcCof0kxKwuX1kqLG/ygbJ1f8wxED22bTL4F46P0"
-
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; -update writes it anew):\n%s", path, diff)
-	}
-}
 
 // kindOf is the kind of seed that has a document.
 func kindOf(document, text string) Kind {
@@ -77,7 +58,7 @@ func TestBad(t *testing.T) {
 			if strings.Contains(err.Error(), "hunter") || strings.Contains(err.Error(), "in-clear") {
 				t.Errorf("a password is shown: %v", err)
 			}
-			golden(t, strings.TrimSuffix(file, ".txt")+".golden", err.Error()+"\n")
+			golden.Compare(t, strings.TrimSuffix(file, ".txt")+".golden", err.Error()+"\n")
 		})
 	}
 }
@@ -131,7 +112,7 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "testdata/user-data.golden", got)
+	golden.Compare(t, "testdata/user-data.golden", got)
 	for _, name := range []string{MetaData, VendorData, NetworkConfig} {
 		if text, err := kept.Render(name, m); text != "" || err != nil {
 			t.Errorf("%s: %q, %v", name, text, err)

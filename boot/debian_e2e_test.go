@@ -20,7 +20,8 @@ import (
 const netbootPackage = "debian-installer-13-netboot-amd64"
 
 // The shipped recipe, with an initrd that trusts the lab's suite, too. The smallest system that debootstrap makes with an init and a
-// login is installed, because an emulated machine takes its time.
+// login is installed, because an emulated machine takes its time. The installer's debconf speaks to the one in there, which needs
+// debconf-i18n for that: without it no package after the first can be installed.
 const debianRecipe = `name: e2e-debian-13
 include: debian-13-install
 from:
@@ -29,7 +30,7 @@ from:
     initrd: {path: %s/initrd.gz}
 kernel:
   cmdline: [DEBIAN_FRONTEND=text, mirror/suite=trixie, mirror/udeb/suite=lab, base-installer/debootstrap_variant=minbase,
-    "base-installer/includes=systemd-sysv,udev,ifupdown,iproute2,dhcpcd-base"]
+    "base-installer/includes=systemd-sysv,udev,ifupdown,iproute2,dhcpcd-base,debconf-i18n"]
 `
 
 // labLog sends the installer's own log to the console, where it tells what was done.
@@ -145,16 +146,24 @@ hosts:
 		t.Fatal(err)
 	}
 	since := func(what string) { t.Logf("%s: %.0f s after power-on", what, time.Since(machine.PowerOn).Seconds()) }
+	// The installer asks and waits where it fails.
+	goes, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		if _, err := machine.WaitConsole(goes, 0, "!! ERROR"); err == nil {
+			stop()
+		}
+	}()
 	shown := func(text, what string) {
 		t.Helper()
-		if _, err := machine.WaitConsole(ctx, 0, text); err != nil {
+		if _, err := machine.WaitConsole(goes, 0, text); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 		since(what)
 	}
 	event := func(what string, match func(vm.Event) bool) {
 		t.Helper()
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithCancel(goes)
 		defer cancel()
 		go func() {
 			select {

@@ -2,10 +2,13 @@ package tftpboot
 
 import (
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	"netroot/boot/host"
 	"netroot/boot/install"
+	"netroot/builder/lock"
 	"netroot/builder/seed"
 	"netroot/builder/store"
 )
@@ -17,12 +20,31 @@ func (t *Tree) seed(server netip.Addr, g store.Generation, d host.Decision) []st
 		return nil
 	}
 	args := seedArguments(seed.Kind(g.Manifest.Seed), "http://"+install.Authority(server, t.HTTPPort)+"/"+install.Path(g.Ref(), d.Name), d.Name)
+	if l := g.Manifest.Lock; l != nil && oneNoCloud(l.Packages) {
+		for i := range args {
+			args[i] = strings.Replace(args[i], "ds=nocloud-net;", "ds=nocloud;", 1)
+		}
+	}
 	if m := g.Manifest.Medium; m != nil && m.Old {
 		for i := range args {
 			args[i] = strings.TrimPrefix(args[i], "inst.")
 		}
 	}
 	return args
+}
+
+// oneNoCloud tells that the cloud-init among the packages is 24.1 or later, for which nocloud-net is a deprecated name that makes it call
+// the boot degraded. Older ones need that name, to know that the URL is to be read when there is a network (DataSourceNoCloud.py).
+func oneNoCloud(packages []lock.Package) bool {
+	return slices.ContainsFunc(packages, func(p lock.Package) bool {
+		_, version, epoch := strings.Cut(p.Version, ":")
+		if !epoch {
+			version = p.Version
+		}
+		year, _, _ := strings.Cut(version, ".")
+		n, err := strconv.Atoi(year)
+		return p.Name == "cloud-init" && err == nil && n >= 24
+	})
 }
 
 // seedArguments are what each program reads the URL of a folder with its seed from. cloud-init puts the names of its documents right

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"netroot/boot/host"
+	"netroot/builder/lock"
 	"netroot/builder/store"
 )
 
@@ -366,17 +367,23 @@ func FuzzManifest(f *testing.F) {
 // A host that is sent to an image with a seed finds it; nobody else does, and nobody by a menu.
 func TestSeedArguments(t *testing.T) {
 	for kind, want := range map[string]string{
-		"old kickstart": " ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
-		"autoinstall":   "autoinstall ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
-		"cloud-init":    " ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
-		"preseed":       " auto=true priority=critical interface=auto netcfg/hostname=alpha url=http://10.0.0.1:8080/seed/nuc@1/alpha/preseed.cfg\n",
-		"kickstart":     " inst.ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
-		"":              "netroot.hostname=alpha quiet\n",
+		"old kickstart":               " ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
+		"autoinstall":                 "autoinstall ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"cloud-init":                  " ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"cloud-init 22.4-1+deb12u1":   " ds=nocloud-net;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"cloud-init 25.1.4-1+deb13u1": " ds=nocloud;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"cloud-init 0:24.4-3.el9":     " ds=nocloud;s=http://10.0.0.1:8080/seed/nuc@1/alpha/\n",
+		"preseed":                     " auto=true priority=critical interface=auto netcfg/hostname=alpha url=http://10.0.0.1:8080/seed/nuc@1/alpha/preseed.cfg\n",
+		"kickstart":                   " inst.ks=http://10.0.0.1:8080/seed/nuc@1/alpha/ks.cfg\n",
+		"":                            "netroot.hostname=alpha quiet\n",
 	} {
 		tree, st := newTree(t)
 		m := store.Manifest{Created: time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC), Seed: kind}
 		if rest, old := strings.CutPrefix(kind, "old "); old {
 			m.Seed, m.Medium = rest, &store.Medium{Family: store.Anaconda, Old: true}
+		}
+		if kind, version, ok := strings.Cut(kind, " "); ok && kind == "cloud-init" {
+			m.Seed, m.Lock = kind, &lock.Lock{Packages: []lock.Package{{Name: "other", Version: "99"}, {Name: "cloud-init", Version: version}}}
 		}
 		publish(t, st, "nuc", m)
 		decide := tree.Decide

@@ -95,8 +95,16 @@ func Digest() string {
 		panic(err) // embedded files are always there
 	}
 	fmt.Fprintln(h, wants, diskCare, idle, wishes, onDemand, idleGenerators)
+	fmt.Fprint(h, noDisk)
 	return hex.EncodeToString(h.Sum(nil))
 }
+
+// cloud-init looks for the disk that / is on, to enlarge it, and calls a boot degraded when there is none.
+const (
+	cloudConfigs = "/etc/cloud/cloud.cfg.d"
+	cloudConfig  = cloudConfigs + "/05-netroot.cfg"
+	noDisk       = "# / is on no disk that could be enlarged.\nresize_rootfs: false\ngrowpart: {mode: \"off\"}\n"
+)
 
 // supplies tells that the recipe puts a file at name itself.
 func supplies(rec *recipe.Recipe, name string) bool {
@@ -237,6 +245,11 @@ func (r rootDir) mask(rec *recipe.Recipe) error {
 
 // trim takes out what finds nothing to do in this root. It comes after the hooks, which may give it something.
 func (r rootDir) trim(rec *recipe.Recipe) error {
+	if r.exists(cloudConfigs) && !supplies(rec, cloudConfig) {
+		if err := r.writeString(cloudConfig, noDisk); err != nil {
+			return err
+		}
+	}
 	if !r.hasSystemd() {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"netroot/builder/recipe"
+	"netroot/builder/tree"
 	"netroot/need"
 )
 
@@ -336,6 +337,33 @@ func TestTrim(t *testing.T) {
 		}
 		if s := strings.Join(got, " "); s != c.want {
 			t.Errorf("%s: %s, want %s", name, s, c.want)
+		}
+	}
+}
+
+// cloud-init, wherever it came from, is told that / is on no disk; elsewhere there is nothing to tell.
+func TestCloudInitHasNoDisk(t *testing.T) {
+	for name, c := range map[string]struct{ recipe, hook, want string }{
+		"none":     {"", "", ""},
+		"there":    {"", "/etc/cloud/cloud.cfg.d/05_logging.cfg", noDisk},
+		"supplied": {"files: [{path: /etc/cloud/cloud.cfg.d/05-netroot.cfg, content: \"x: 1\\n\"}]\n", "/etc/cloud/cloud.cfg", "x: 1\n"},
+	} {
+		r := plainRoot(t)
+		rec := load(t, c.recipe)
+		if err := r.files(rec); err != nil {
+			t.Fatal(err)
+		}
+		if c.hook != "" {
+			if err := r.writeString(c.hook, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.trim(rec); err != nil {
+			t.Fatal(err)
+		}
+		got, err := tree.ReadFile(r.fsys, strings.TrimPrefix(cloudConfig, "/"))
+		if string(got) != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"netroot/builder/chroot"
 	"netroot/builder/foreign"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 // The end-to-end tests: real packages from the host's own mirror, real images, real machines without a disk, and
@@ -82,12 +83,7 @@ func TestMain(m *testing.M) {
 // test's server knows of machines is nothing to another's beside it.
 func needBench(t *testing.T) *bench {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	need.Root(t)
 	b, err := setUp()
 	if err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ import (
 	"netroot/builder/recipe"
 	"netroot/builder/rpmfixture"
 	"netroot/builder/store"
+	"netroot/need"
 )
 
 func TestMain(m *testing.M) {
@@ -62,17 +63,8 @@ var differ = []struct{ pattern, reason string }{
 // likeEL9 is a recipe's source of packages from a distribution of EL 9's shape, and the same for dnf.
 func likeEL9(t testing.TB) (src *yumSource, repo rpmfixture.Repository, packages []string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	for _, tool := range []string{"dnf", "rpmbuild", "createrepo_c"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	need.Root(t)
+	need.Tools(t, "dnf", "rpmbuild", "createrepo_c")
 	folder, err := rpmfixture.Folder()
 	if err != nil {
 		t.Fatal(err)

@@ -143,7 +143,7 @@ func (s *aptSource) assemble(ctx context.Context, name string, pins *lock.Lock, 
 	if err != nil {
 		return nil, err
 	}
-	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Log: s.log})
+	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Date: newest, Log: s.log})
 	if err != nil {
 		return nil, err
 	}

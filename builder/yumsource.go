@@ -136,7 +136,7 @@ func (s *yumSource) assemble(ctx context.Context, name string, pins *lock.Lock, 
 		return nil, err
 	}
 	session, err := chroot.Open(ctx, chroot.Config{
-		Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Log: s.log,
+		Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Date: newest, Log: s.log,
 		Fill: func(changes string) error { return rpmroot.Provide(packages, changes) },
 	})
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,10 @@ type Config struct {
 	Arch     string       // Debian's or the recipe's word: amd64, i386, i686, arm64; empty is this machine's
 	Hostname string       // inside the session; empty is "localhost"
 	Log      *slog.Logger // nil is silent
+
+	// Date is what day it is for programs that write it into files and ask SOURCE_DATE_EPOCH first, as useradd does for /etc/shadow: the
+	// same packages make the same root on another day. The zero value leaves the clock to them.
+	Date time.Time
 
 	// Fill, when not nil, puts files into the folder of the session's changes before that is laid over the root: as further names of
 	// files of the same file system, which the overlay itself cannot take.
@@ -208,6 +213,7 @@ func (s *Session) Close() error {
 type setup struct {
 	Lower, Work, Hostname string
 	Linux32               bool
+	Env                   []string // of every program, beside environment
 }
 
 // prepare checks what can be checked from outside and makes the folders of the overlay.
@@ -270,7 +276,11 @@ func prepare(cfg Config) (setup, error) {
 	if host == "" {
 		host = "localhost"
 	}
-	return setup{Lower: lower, Work: work, Hostname: host, Linux32: linux32}, nil
+	set := setup{Lower: lower, Work: work, Hostname: host, Linux32: linux32}
+	if !cfg.Date.IsZero() {
+		set.Env = []string{"SOURCE_DATE_EPOCH=" + strconv.FormatInt(cfg.Date.Unix(), 10)}
+	}
+	return set, nil
 }
 
 // CanRun says why programs of an architecture do not run on this machine; nil when they do.

@@ -284,13 +284,16 @@ func TestExit(t *testing.T) {
 
 func TestSurroundings(t *testing.T) {
 	t.Setenv("NETROOT_SECRET", "of the host")
-	s := open(t, Config{Hostname: "built"})
+	s := open(t, Config{Hostname: "built", Date: time.Unix(1700000000, 0)})
 	sh(t, s, "test -c /dev/null && echo x > /dev/null && test -c /dev/pts/ptmx && test -d /proc/1 && test -d /sys/kernel")
 	if got := sh(t, s, "hostname; umask; echo $HOME $DEBIAN_FRONTEND $LC_ALL; pwd"); got != "built\n0022\n/root noninteractive C.UTF-8\n/\n" {
 		t.Errorf("got %q", got)
 	}
 	if got := sh(t, s, "env"); strings.Contains(got, "SECRET") {
 		t.Errorf("the host's environment leaks: %s", got)
+	}
+	if got := sh(t, s, "echo $SOURCE_DATE_EPOCH"); got != "1700000000\n" {
+		t.Errorf("the session's date is %q", got)
 	}
 	if err := s.Run(t.Context(), Command{Args: []string{"sh", "-c", "echo x > /sys/kernel/mm/ksm/run"}}); err == nil {
 		t.Error("/sys can be written to")

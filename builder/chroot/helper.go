@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ func Main() {
 // server is the state of PID 1.
 type server struct {
 	conn *net.UnixConn
+	env  []string   // of every program
 	out  sync.Mutex // one reply on the wire at a time
 
 	mu      sync.Mutex  // held across fork, so that no program is reaped before it is known
@@ -79,6 +81,7 @@ func helper() error {
 	if err := readMessage(s.conn, &set); err != nil {
 		return fmt.Errorf("read the setup: %w", err)
 	}
+	s.env = append(slices.Clip(environment), set.Env...)
 	note, err := enter(set)
 	if err == nil && set.Linux32 {
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_PERSONALITY, perLinux32, 0, 0); errno != 0 {
@@ -145,7 +148,7 @@ func (s *server) start(r request, fds []int) {
 	}
 	attr := &syscall.ProcAttr{
 		Dir:   dir,
-		Env:   merge(environment, r.Env),
+		Env:   merge(s.env, r.Env),
 		Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[1])},
 		Sys:   &syscall.SysProcAttr{Chroot: liveDir, Setsid: true},
 	}

@@ -90,8 +90,9 @@ func likeEL9(t testing.TB) (src *yumSource, repo rpmfixture.Repository, packages
 	return src, repo, packages
 }
 
-// BenchmarkRPMRoot times a root, from the metadata to the last scriptlet, against dnf with the same packages; warm, the cache has what
-// the cold one left in it. Both are given a repository on the disk, and neither pays for what others have yet to write to it.
+// BenchmarkRPMRoot times a root, from the metadata to the last scriptlet, against dnf with the same packages; anew, the cache has the
+// packages, and warm, all that the build before left in it. Both are given a repository on the disk, and neither pays for what others
+// have yet to write to it.
 //
 // Memory is what the largest process of each had, those that it starts included: here of a whole "netroot build", which also checks the
 // root and writes initramfs and image; there of dnf, which does none of that.
@@ -127,10 +128,14 @@ func BenchmarkRPMRoot(b *testing.B) {
 		}
 		return memory
 	}
-	var cold, warm, peer time.Duration
+	var cold, anew, warm, peer time.Duration
 	var coldMemory, warmMemory, peerMemory int64
 	for b.Loop() {
 		cold += make()
+		if err := os.RemoveAll(filepath.Join(src.fetcher.Cache.Dir, "installed")); err != nil {
+			b.Fatal(err)
+		}
+		anew += make()
 		warm += make()
 		unix.Sync()
 		took, memory := byDNF(b, repo, filepath.Join(b.TempDir(), "dnf"), packages)
@@ -140,9 +145,11 @@ func BenchmarkRPMRoot(b *testing.B) {
 	}
 	n := float64(b.N)
 	b.ReportMetric(cold.Seconds()/n, "cold-s")
+	b.ReportMetric(anew.Seconds()/n, "anew-s")
 	b.ReportMetric(warm.Seconds()/n, "warm-s")
 	b.ReportMetric(peer.Seconds()/n, "dnf-s")
 	b.ReportMetric(cold.Seconds()/peer.Seconds(), "cold/dnf")
+	b.ReportMetric(anew.Seconds()/peer.Seconds(), "anew/dnf")
 	b.ReportMetric(warm.Seconds()/peer.Seconds(), "warm/dnf")
 	b.ReportMetric(float64(coldMemory)/1e6, "cold-MB")
 	b.ReportMetric(float64(warmMemory)/1e6, "warm-MB")

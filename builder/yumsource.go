@@ -131,28 +131,52 @@ func (s *yumSource) assemble(ctx context.Context, name string, pins *lock.Lock, 
 		return nil, err
 	}
 	s.progress.Step("unpacking what the root's rpm needs")
-	lower, err := rpmroot.Cache{Dir: s.fetcher.Cache.Dir}.Starters(ctx, packages)
+	cache := rpmroot.Cache{Dir: s.fetcher.Cache.Dir}
+	lower, err := cache.Starters(ctx, packages)
 	if err != nil {
 		return nil, err
 	}
-	session, err := chroot.Open(ctx, chroot.Config{
-		Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Date: newest, Log: s.log,
-		Fill: func(changes string) error { return rpmroot.Provide(packages, changes) },
-	})
+	cfg := chroot.Config{Lower: lower, Arch: pins.Arch, Hostname: name, Date: newest, Log: s.log}
+	made := &root{newest: newest}
+	changes, err := cache.Installed(name, packages)
 	if err != nil {
 		return nil, err
 	}
+	if changes == "" {
+		work := filepath.Join(scratch, "installing")
+		if made.notes, err = s.install(ctx, cfg, work, packages); err != nil {
+			return nil, fmt.Errorf("install: %w", err)
+		}
+		changes = chroot.Changes(work)
+		if len(made.notes) == 0 { // what failed may not fail the next time
+			if changes, err = cache.Keep(name, packages, changes); err != nil {
+				return nil, fmt.Errorf("keep what was installed: %w", err)
+			}
+		}
+	}
+	cfg.Layers, cfg.Work = []string{changes}, filepath.Join(scratch, "changes")
+	made.session, err = chroot.Open(ctx, cfg)
+	return made, err
+}
+
+// install has the root's rpm install everything, in a session of its own with this work folder. The notes are of scriptlets that failed.
+func (s *yumSource) install(ctx context.Context, cfg chroot.Config, work string, packages []*rpmroot.Package) (notes []string, err error) {
+	cfg.Work = work
+	cfg.Fill = func(changes string) error { return rpmroot.Provide(packages, changes) }
+	session, err := chroot.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
 	installing := s.progress.Start("installing", int64(len(packages)), progress.Items)
 	failures, err := rpmroot.Install(ctx, session, packages, rpmroot.Options{Log: s.log, Progress: func(string) { installing.Add(1) }})
 	if err != nil {
 		installing.Abort()
-		session.Close()
-		return nil, fmt.Errorf("install: %w", err)
+		return nil, err
 	}
 	installing.Done()
-	made := &root{session: session, newest: newest}
 	for _, f := range failures {
-		made.notes = append(made.notes, f.String())
+		notes = append(notes, f.String())
 	}
-	return made, nil
+	return notes, nil
 }

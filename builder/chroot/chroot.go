@@ -24,6 +24,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,7 @@ import (
 // Config says which root to open. Lower and Work are required.
 type Config struct {
 	Lower    string       // the root folder; it is only read
+	Layers   []string     // changes of earlier sessions (see Changes) to lay over it, the last one uppermost; only read, too
 	Work     string       // a folder for the session's own changes, on a file system that an overlay accepts; made when missing
 	Arch     string       // Debian's or the recipe's word: amd64, i386, i686, arm64; empty is this machine's
 	Hostname string       // inside the session; empty is "localhost"
@@ -209,11 +211,18 @@ func (s *Session) Close() error {
 	return nil
 }
 
+// Changes is the folder that holds what a session with this work folder has changed: good, once that is closed, as a layer of other
+// sessions over the same root, until the machine is switched off. Nothing in it was synced.
+func Changes(work string) string { return filepath.Join(work, upperDir) }
+
+const upperDir = "upper"
+
 // A setup is the first message to PID 1.
 type setup struct {
-	Lower, Work, Hostname string
-	Linux32               bool
-	Env                   []string // of every program, beside environment
+	Lower          []string // folders, uppermost first
+	Work, Hostname string
+	Linux32        bool
+	Env            []string // of every program, beside environment
 }
 
 // prepare checks what can be checked from outside and makes the folders of the overlay.
@@ -225,20 +234,26 @@ func prepare(cfg Config) (setup, error) {
 	if err != nil {
 		return setup{}, err
 	}
-	lower, err := filepath.Abs(cfg.Lower)
-	if err != nil {
-		return setup{}, err
+	var lower []string
+	for _, dir := range append([]string{cfg.Lower}, cfg.Layers...) {
+		dir, err := filepath.Abs(dir)
+		if err != nil {
+			return setup{}, err
+		}
+		lower = slices.Insert(lower, 0, dir)
 	}
 	work, err := filepath.Abs(cfg.Work)
 	if err != nil {
 		return setup{}, err
 	}
-	if st, err := os.Stat(lower); err != nil {
-		return setup{}, err
-	} else if !st.IsDir() {
-		return setup{}, errors.New("it is not a folder")
+	for _, dir := range lower {
+		if st, err := os.Stat(dir); err != nil {
+			return setup{}, err
+		} else if !st.IsDir() {
+			return setup{}, fmt.Errorf("%s is not a folder", dir)
+		}
 	}
-	for _, dir := range []string{"upper", "work", "mnt"} {
+	for _, dir := range []string{upperDir, "work", "mnt"} {
 		if err := os.MkdirAll(filepath.Join(work, dir), 0o755); err != nil {
 			return setup{}, err
 		}
@@ -249,13 +264,13 @@ func prepare(cfg Config) (setup, error) {
 		return setup{}, err
 	}
 	if cfg.Fill != nil {
-		if err := cfg.Fill(filepath.Join(work, "upper")); err != nil {
+		if err := cfg.Fill(Changes(work)); err != nil {
 			return setup{}, err
 		}
 	}
 	// The root of the merged tree takes its mode and owner from the upper folder.
-	if st, err := os.Stat(lower); err == nil {
-		upper := filepath.Join(work, "upper")
+	if st, err := os.Stat(lower[0]); err == nil {
+		upper := Changes(work)
 		sys := st.Sys().(*syscall.Stat_t)
 		if err := os.Chown(upper, int(sys.Uid), int(sys.Gid)); err != nil {
 			return setup{}, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -116,15 +117,19 @@ func enter(set setup) (note string, err error) {
 	return note, step("enter the new root", os.Chdir("/"))
 }
 
-// overlay mounts the tree. The lower folder is named by descriptor: a path may hold the commas and colons that
+// overlay mounts the tree. The lower folders, uppermost first, are named by descriptor: a path may hold the commas and colons that
 // separate options.
-func overlay(lower, target string) (note string, err error) {
-	fd, err := unix.Open(lower, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", err
+func overlay(lower []string, target string) (note string, err error) {
+	var names []string
+	for _, dir := range lower {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return "", err
+		}
+		defer unix.Close(fd)
+		names = append(names, fmt.Sprintf("/proc/self/fd/%d", fd))
 	}
-	defer unix.Close(fd)
-	base := fmt.Sprintf("lowerdir=/proc/self/fd/%d,upperdir=upper,workdir=work", fd)
+	base := "lowerdir=" + strings.Join(names, ":") + ",upperdir=" + upperDir + ",workdir=work"
 	// metacopy: a chmod or chown of a large file copies no data. redirect_dir: a folder can be renamed in place.
 	// index stays off, so a hard link that is written to is split from its sisters.
 	for _, extra := range []string{

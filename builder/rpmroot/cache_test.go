@@ -127,3 +127,93 @@ func TestStartersAreKept(t *testing.T) {
 		}
 	}
 }
+
+func TestInstalledIsKept(t *testing.T) {
+	needRPM(t)
+	dir := t.TempDir()
+	files := buildAll(t, dir, append(base(), spec{name: "more", tags: "Requires: rpm", body: "%post\necho made > /etc/made\n%files\n"}))
+	packages, err := Open(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(packages)
+	cache := Cache{t.TempDir()}
+	lower, err := cache.Starters(t.Context(), packages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	installed := func(packages []*Package, image string) string {
+		t.Helper()
+		changes, err := cache.Installed(image, packages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return changes
+	}
+	if got := installed(packages, "one"); got != "" {
+		t.Fatalf("an empty cache has %s", got)
+	}
+	work := filepath.Join(dir, "installing")
+	s, err := chroot.Open(t.Context(), chroot.Config{
+		Lower: lower, Work: work, Arch: "x86_64", Fill: func(changes string) error { return Provide(packages, changes) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := Install(t.Context(), s, packages, Options{Patience: patience}); err != nil {
+		t.Fatal(err)
+	}
+	want := output(t, s, "sh", "-c", "rpm -qa | sort; rpm -Va; cat /etc/made")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := cache.Keep("one", packages, chroot.Changes(work))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := installed(packages, "one"); got != kept {
+		t.Fatalf("%s is kept, and %s found", kept, got)
+	}
+
+	// Whoever is laid over it sees what the installation made, and leaves that as it is.
+	before := listing(t, kept)
+	for _, work := range []string{"first", "second"} {
+		s, err := chroot.Open(t.Context(), chroot.Config{Lower: lower, Layers: []string{kept}, Work: filepath.Join(dir, work), Arch: "x86_64"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if got := output(t, s, "sh", "-c", "rpm -qa | sort; rpm -Va; cat /etc/made"); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", work, got, want)
+		}
+		output(t, s, "sh", "-c", "echo changed > /etc/made; chmod 600 /etc/made; rm -r /usr/bin/rpm; touch /usr/new")
+		s.Close()
+	}
+	if listing(t, kept) != before {
+		t.Error("a session changed what is kept")
+	}
+
+	// Other packages, another image, an earlier run of the kernel.
+	if got := installed(packages[1:], "one") + installed(packages, "other"); got != "" {
+		t.Errorf("%s is taken for another installation", got)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(kept), "boot"), []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := installed(packages, "one"); got != "" {
+		t.Errorf("%s may not have reached the disk", got)
+	}
+
+	// What is kept next takes its place.
+	next := filepath.Join(dir, "next")
+	if err := os.Mkdir(next, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cache.Keep("one", packages[1:], next); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(kept); err == nil {
+		t.Error("two installations of one image are kept")
+	}
+}

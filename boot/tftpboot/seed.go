@@ -2,13 +2,11 @@ package tftpboot
 
 import (
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	"netroot/boot/host"
 	"netroot/boot/install"
-	"netroot/builder/lock"
 	"netroot/builder/seed"
 	"netroot/builder/store"
 )
@@ -20,7 +18,7 @@ func (t *Tree) seed(server netip.Addr, g store.Generation, d host.Decision) []st
 		return nil
 	}
 	args := seedArguments(seed.Kind(g.Manifest.Seed), "http://"+install.Authority(server, t.HTTPPort)+"/"+install.Path(g.Ref(), d.Name), d.Name)
-	if l := g.Manifest.Lock; l != nil && oneNoCloud(l.Packages) {
+	if oneNoCloud(g.Manifest.PackageVersion("cloud-init")) {
 		for i := range args {
 			args[i] = strings.Replace(args[i], "ds=nocloud-net;", "ds=nocloud;", 1)
 		}
@@ -33,18 +31,15 @@ func (t *Tree) seed(server netip.Addr, g store.Generation, d host.Decision) []st
 	return args
 }
 
-// oneNoCloud tells that the cloud-init among the packages is 24.1 or later, for which nocloud-net is a deprecated name that makes it call
-// the boot degraded. Older ones need that name, to know that the URL is to be read when there is a network (DataSourceNoCloud.py).
-func oneNoCloud(packages []lock.Package) bool {
-	return slices.ContainsFunc(packages, func(p lock.Package) bool {
-		_, version, epoch := strings.Cut(p.Version, ":")
-		if !epoch {
-			version = p.Version
-		}
-		year, _, _ := strings.Cut(version, ".")
-		n, err := strconv.Atoi(year)
-		return p.Name == "cloud-init" && err == nil && n >= 24
-	})
+// oneNoCloud tells that this version of cloud-init is 24.1 or later, for which nocloud-net is a deprecated name that makes it call the boot
+// degraded. Older ones need that name, to know that the URL is to be read when there is a network (DataSourceNoCloud.py).
+func oneNoCloud(version string) bool {
+	if _, after, ok := strings.Cut(version, ":"); ok {
+		version = after
+	}
+	year, _, _ := strings.Cut(version, ".")
+	n, err := strconv.Atoi(year)
+	return err == nil && n >= 24
 }
 
 // seedArguments are what each program reads the URL of a folder with its seed from. cloud-init puts the names of its documents right

@@ -173,3 +173,15 @@ func hashPart(ctx context.Context, f *os.File) (Part, error) {
 		}
 	}
 }
+
+// PackageVersion is the version of a package that the image was built of, empty when it has none of that name.
+func (m Manifest) PackageVersion(name string) string {
+	if m.Lock != nil {
+		for _, p := range m.Lock.Packages {
+			if p.Name == name {
+				return p.Version
+			}
+		}
+	}
+	return ""
+}

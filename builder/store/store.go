@@ -6,6 +6,7 @@
 //	images/NAME/GEN/{root.erofs,vmlinuz,initrd.img,image.json}   GEN counts 1, 2, 3, …; image.iso where it is an ISO
 //	images/NAME/current -> GEN
 //	cache/{sha256,unpacked}      verified downloads and unpacked packages, by SHA-256
+//	cache/{starters,installed}   of roots of RPM packages: what rpm needs to start, and what it made of an image's packages
 //	cache/copies                 installed systems as they were last copied
 //	loader/                      boot loader files
 //	work/NAME@RANDOM/            a build under way, or what a killed one left

@@ -3,6 +3,7 @@ package sendfile
 import (
 	"context"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 
@@ -31,4 +32,26 @@ func unpaced(fd uintptr) {
 			return
 		}
 	}
+}
+
+// A way loses segments when more than one in lossyShare has to be sent again. Fewer than lossyMin say nothing.
+const (
+	lossyShare = 200
+	lossyMin   = 10
+)
+
+// pace gives a socket back the host's own congestion control when that is BBR and its way loses segments. It tells whether there is
+// nothing more to look for.
+func pace(fd uintptr) (settled bool) {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return true
+	}
+	if info.Total_retrans < lossyMin || uint64(info.Total_retrans)*lossyShare < uint64(info.Data_segs_out) {
+		return false
+	}
+	if own, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control"); err == nil && strings.HasPrefix(string(own), "bbr") {
+		_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, strings.TrimSpace(string(own)))
+	}
+	return true
 }

@@ -34,6 +34,8 @@ type Sender struct {
 	left   int64
 	warm   int64 // up to here the file is in the page cache
 	err    error
+	full   int  // how often the socket was
+	paced  bool // or needs no looking after
 	probe  [1]byte
 	onFile func(fd uintptr) bool // made once, so that sending allocates nothing
 	onSrc  func(fd uintptr)
@@ -87,6 +89,10 @@ func (s *Sender) some(fd uintptr) bool {
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
+			// Early, so that the first file of a boot gains by it, and then ever more rarely.
+			if s.full++; !s.paced && (s.full&(s.full-1) == 0 || s.full%1024 == 0) {
+				s.paced = pace(fd)
+			}
 			if soon(fd) {
 				continue
 			}

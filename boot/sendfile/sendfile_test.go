@@ -210,6 +210,34 @@ func TestListen(t *testing.T) {
 	}
 }
 
+// A way that loses nothing stays as Listen made it, however often the client is waited for.
+func TestPaceLeavesGoodWaysAlone(t *testing.T) {
+	f := bigFile(t, 24<<20)
+	src, err := f.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, client := pair(t)
+	raw, err := server.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(unpaced)
+	before := congestion(t, server.(syscall.Conn))
+	var s Sender
+	s.Init(server)
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		io.Copy(io.Discard, client)
+	}()
+	if _, err := s.Send(src, 0, 24<<20, false); err != nil {
+		t.Fatal(err)
+	}
+	if after := congestion(t, server.(syscall.Conn)); after != before || s.full == 0 || s.paced {
+		t.Errorf("%s became %s after the socket was full %d times, settled: %v", before, after, s.full, s.paced)
+	}
+}
+
 func TestNoSocket(t *testing.T) {
 	one, other := net.Pipe()
 	defer one.Close()

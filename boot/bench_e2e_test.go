@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"netroot/boot/vm"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // BenchmarkNFS reads a file of 1 GiB and walks a whole root with libnfs's programs, one and sixteen at once, from netroot and

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/boot/vm"
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // peerPackages are those of recipes/debian-12.yaml, and what the hand-made way makes its initramfs with.

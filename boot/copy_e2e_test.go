@@ -96,15 +96,7 @@ func TestE2ECopy(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{Names: map[string]string{secretName: secretAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	lab := openLab(t, vm.Config{Names: map[string]string{secretName: secretAddress}})
 	twinMAC, _ := net.ParseMAC("52:54:00:6e:72:77")
 	policy := vm.Policy(vm.DefaultMAC.String(), "old", "e2e-original")
 	_, second, _ := strings.Cut(vm.Policy(twinMAC.String(), "twin", "e2e-twin"), "hosts:\n")

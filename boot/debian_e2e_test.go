@@ -106,29 +106,11 @@ func TestE2EDebianIsInstalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	gen := b.build(t, recipe, "e2e-debian-13")
-	_ = os.Remove(filepath.Join(b.store, "state", "debian.installed")) // of a run before, in a store that is used again
 
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	lab := openLab(t, vm.Config{})
 	serveMirror(t, lab, own.files)
-	disk := filepath.Join(t.TempDir(), "disk")
-	f, err := os.Create(disk)
-	if err == nil {
-		err = f.Truncate(4 << 30)
-		f.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	server, err := lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: fmt.Sprintf(`default: ignore
 hosts:
   - name: debian
@@ -141,7 +123,7 @@ hosts:
 	if err != nil {
 		t.Fatal(err)
 	}
-	machine, err := lab.Boot(vm.MachineConfig{Disk: disk})
+	machine, err := lab.Boot(vm.MachineConfig{Disk: emptyDisk(t, 4<<30)})
 	if err != nil {
 		t.Fatal(err)
 	}

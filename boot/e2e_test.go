@@ -22,8 +22,8 @@ import (
 	"netroot/boot/vm"
 	"netroot/builder/chroot"
 	"netroot/builder/foreign"
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // The end-to-end tests: real packages from the host's own mirror, real images, real machines without a disk, and
@@ -170,6 +170,15 @@ type site struct {
 	patience time.Duration // until a machine is up; 0 is 6 minutes
 }
 
+// serve starts the program in the lab, with the bench's store and this policy.
+func (s *site) serve(t *testing.T, b *bench, policy string) {
+	t.Helper()
+	var err error
+	if s.server, err = s.lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // await waits until the machine is up, for the given generation, counting from an event and a point in time.
 func (s *site) await(t *testing.T, gen store.Generation, from int, since time.Time) {
 	t.Helper()
@@ -241,6 +250,35 @@ func writeRecipe(t *testing.T, word string) string {
 	return path
 }
 
+// openLab opens a lab that is closed when the test has ended.
+func openLab(t *testing.T, cfg vm.Config) *vm.Lab {
+	t.Helper()
+	lab, err := vm.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return lab
+}
+
+// emptyDisk is a disk of so many bytes that nobody has written to.
+func emptyDisk(t *testing.T, size int64) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "disk")
+	f, err := os.Create(path)
+	if err == nil {
+		err = errors.Join(f.Truncate(size), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // bootRecipe builds an image of a recipe, which is given without its name, and boots it on a machine that is its own lab's.
 func bootRecipe(t *testing.T, image, recipe string) (*site, store.Generation) {
 	t.Helper()
@@ -250,20 +288,10 @@ func bootRecipe(t *testing.T, image, recipe string) (*site, store.Generation) {
 		t.Fatal(err)
 	}
 	gen := b.build(t, path, image)
-	lab, err := vm.Open(t.Context(), vm.Config{Names: map[string]string{secretName: secretAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	lab := openLab(t, vm.Config{Names: map[string]string{secretName: secretAddress}})
 	s := &site{lab: lab}
 	policy := vm.Policy(vm.DefaultMAC.String(), image, image)
-	if s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy}); err != nil {
-		t.Fatal(err)
-	}
+	s.serve(t, b, policy)
 	s.boot(t, vm.MachineConfig{})
 	s.await(t, gen, 0, s.machine.PowerOn)
 	return s, gen
@@ -277,25 +305,10 @@ func TestE2EDebian(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{Names: map[string]string{secretName: secretAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	lab := openLab(t, vm.Config{Names: map[string]string{secretName: secretAddress}})
 	s := &site{lab: lab}
-	s.server, err = lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store,
-		Policy: vm.Policy(vm.DefaultMAC.String(), "diskless", image)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.machine, err = lab.Boot(vm.MachineConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.serve(t, b, vm.Policy(vm.DefaultMAC.String(), "diskless", image))
+	s.boot(t, vm.MachineConfig{})
 	s.await(t, first, 0, s.machine.PowerOn)
 
 	t.Run("netroot nodes", func(t *testing.T) {

@@ -227,20 +227,8 @@ func TestE2EDebianInstaller(t *testing.T) {
 	gen := b.build(t, recipe, "e2e-install")
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	lab := openLab(t, vm.Config{})
 	serveMirror(t, lab, components(t, strings.TrimRight(mainMirror(t), "/"), gen.Manifest.KernelRelease))
-	disk := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	serve := func(loader string) (*vm.Server, error) {
 		return lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: fmt.Sprintf(`default: ignore
 ipxe: %s
@@ -252,7 +240,7 @@ hosts:
 	if err != nil {
 		t.Fatal(err)
 	}
-	machine, err := lab.Boot(vm.MachineConfig{Disk: disk})
+	machine, err := lab.Boot(vm.MachineConfig{Disk: emptyDisk(t, 1<<20)})
 	if err != nil {
 		t.Fatal(err)
 	}

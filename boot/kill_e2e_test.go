@@ -70,21 +70,9 @@ func (s *site) says(text string) func(context.Context) error {
 func killed(t *testing.T, ipxe string, stages func(*site) []stage) {
 	b := needBench(t)
 	gen := b.build(t, wordsImage, wordsImage)
-	lab, err := vm.Open(t.Context(), vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	lab := openLab(t, vm.Config{})
 	s := &site{lab: lab}
-	s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store,
-		Policy: "ipxe: " + ipxe + "\n" + vm.Policy(vm.DefaultMAC.String(), "killed", wordsImage)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.serve(t, b, "ipxe: "+ipxe+"\n"+vm.Policy(vm.DefaultMAC.String(), "killed", wordsImage))
 	s.boot(t, vm.MachineConfig{})
 
 	for _, stage := range stages(s) {

@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"netroot/boot/vm"
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // livePackages make a live system of Debian's: live-boot in the initramfs finds the medium and puts an overlay over it.
@@ -150,23 +150,10 @@ func bootLive(t *testing.T, b *bench, iso, deliver string) (moved int64, words s
 
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	lab := openLab(t, vm.Config{})
 	s := &site{lab: lab}
-	s.server, err = lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: vm.Policy(vm.DefaultMAC.String(), "diskless", "e2e-live")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.machine, err = lab.Boot(vm.MachineConfig{Spec: vm.Spec{Memory: 1536}}); err != nil {
-		t.Fatal(err)
-	}
+	s.serve(t, b, vm.Policy(vm.DefaultMAC.String(), "diskless", "e2e-live"))
+	s.boot(t, vm.MachineConfig{Spec: vm.Spec{Memory: 1536}})
 	defer s.machine.Stop()
 	if err := s.machine.WaitPrompt(ctx, "login:"); err != nil {
 		t.Fatalf("no login: %v\n%s", err, strings.Join(s.machine.ConsoleTail(60), "\n"))
@@ -292,11 +279,7 @@ func TestE2EISOClients(t *testing.T) {
 	b.build(t, recipe, "u")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lab.Close()
+	lab := openLab(t, vm.Config{})
 	server, err := lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: "default: menu\n"})
 	if err != nil {
 		t.Fatal(err)

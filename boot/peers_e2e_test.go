@@ -20,8 +20,8 @@ import (
 
 	"netroot/boot/vm"
 	"netroot/builder/image"
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // What the server is measured against runs beside it, on the loopback interface of the lab's server namespace: the same

@@ -16,9 +16,9 @@ import (
 	"netroot/builder/customize"
 	"netroot/builder/elf"
 	"netroot/builder/initramfs"
+	"netroot/builder/need"
 	"netroot/builder/recipe"
 	"netroot/builder/tree"
-	"netroot/need"
 )
 
 // packagesOnly makes what packages of an EL6-like distribution leave: the start of the network is there, and none of the files that an
@@ -137,11 +137,7 @@ ip -o link show lo up | { read -r _ lo _ || lo=; echo "up: $lo"; }
 func TestE2EResolve(t *testing.T) {
 	t.Parallel()
 	needBench(t)
-	lab, err := vm.Open(t.Context(), vm.Config{Names: map[string]string{secretName: secretAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lab.Close()
+	lab := openLab(t, vm.Config{Names: map[string]string{secretName: secretAddress}})
 	root := packagesOnly(t)
 	if err := os.Symlink("../init.d/network", filepath.Join(root, "etc/rc.d/rc3.d/S10network")); err != nil {
 		t.Fatal(err)

@@ -16,9 +16,9 @@ import (
 
 	"netroot/boot/vm"
 	"netroot/builder/foreign"
+	"netroot/builder/need"
 	"netroot/builder/rpmfixture"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // buildRPM builds a shipped recipe of RPM packages from a distribution that is made for it. The keys that the recipe names are put
@@ -76,22 +76,11 @@ func TestE2ESLC6(t *testing.T) {
 	foreign.Need(t)
 	const image = "slc68-v7768"
 	gen := b.buildRPM(t, image, "RPM-GPG-KEY-cern", rpmfixture.EL6())
-	lab, err := vm.Open(t.Context(), vm.Config{
+	lab := openLab(t, vm.Config{
 		Networks: []netip.Prefix{vm.DefaultNetwork, netip.MustParsePrefix("10.78.0.0/24")}, Names: map[string]string{secretName: secretAddress},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
 	s := &site{lab: lab, patience: 10 * time.Minute}
-	s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: vm.Policy(vm.DefaultMAC.String(), "vmegr", image)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.serve(t, b, vm.Policy(vm.DefaultMAC.String(), "vmegr", image))
 	spec, err := vm.ParseSpec("arch=i386,cpu=coreduo,memory=1024,nic=e1000")
 	if err != nil {
 		t.Fatal(err)

@@ -58,24 +58,10 @@ func TestE2ECloudInit(t *testing.T) {
 	gen := b.build(t, recipe, "e2e-cloud-init")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{Networks: []netip.Prefix{vm.DefaultNetwork, netip.MustParsePrefix("10.78.0.0/24")}, Names: map[string]string{secretName: secretAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	lab := openLab(t, vm.Config{Networks: []netip.Prefix{vm.DefaultNetwork, netip.MustParsePrefix("10.78.0.0/24")}, Names: map[string]string{secretName: secretAddress}})
 	s := &site{lab: lab, patience: 10 * time.Minute}
-	s.server, err = lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store,
-		Policy: vm.Policy(vm.DefaultMAC.String(), "clouded", gen.Image) + "    vars: {word: of the host}\n"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.machine, err = lab.Boot(vm.MachineConfig{Networks: []int{0, 1}}); err != nil {
-		t.Fatal(err)
-	}
+	s.serve(t, b, vm.Policy(vm.DefaultMAC.String(), "clouded", gen.Image)+"    vars: {word: of the host}\n")
+	s.boot(t, vm.MachineConfig{Networks: []int{0, 1}})
 	s.await(t, gen, 0, s.machine.PowerOn)
 
 	status := s.run(t, 10*time.Minute, "cloud-init status --wait --long || :") // its exit code is 2 for a warning
@@ -150,15 +136,7 @@ func TestE2ESeedsSurviveKill(t *testing.T) {
 	gen := b.build(t, filepath.Join(dir, "r.yaml"), "e2e-seed")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	lab, err := vm.Open(ctx, vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	lab := openLab(t, vm.Config{})
 	var card *net.Interface
 	if err := lab.Do(vm.NSRouter, func() (err error) {
 		card, err = net.InterfaceByName("eth0")

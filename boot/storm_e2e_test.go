@@ -32,11 +32,7 @@ func TestE2ERecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lab, err := vm.Open(t.Context(), vm.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lab.Close()
+	lab := openLab(t, vm.Config{})
 	s := &site{lab: lab}
 	// One server for all but NFS, whose calls go through us to another.
 	start := func(policy string, args ...string) *vm.Server {

@@ -25,21 +25,9 @@ func words(t *testing.T, mac net.HardwareAddr, networks []netip.Prefix, cmdline 
 	t.Helper()
 	b := needBench(t)
 	gen := b.build(t, wordsImage, wordsImage)
-	lab, err := vm.Open(t.Context(), vm.Config{Networks: networks, Names: map[string]string{secretName: secretAddress}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	lab := openLab(t, vm.Config{Networks: networks, Names: map[string]string{secretName: secretAddress}})
 	s := &site{lab: lab}
-	s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store,
-		Policy: vm.Policy(mac.String(), "words", wordsImage, cmdline...)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.serve(t, b, vm.Policy(mac.String(), "words", wordsImage, cmdline...))
 	return s, gen
 }
 

@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"netroot/builder/lock"
+	"netroot/builder/need"
 	"netroot/builder/recipe"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // copyFixture is a small system in a folder, and the source that copies it.

@@ -23,10 +23,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/builder/chroot"
+	"netroot/builder/need"
 	"netroot/builder/recipe"
 	"netroot/builder/rpmfixture"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 func TestMain(m *testing.M) {

@@ -24,7 +24,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/vm"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // quiet is how long nobody says anything before a server counts as silent.

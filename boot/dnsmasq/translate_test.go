@@ -13,9 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/boot/host"
+	"netroot/builder/golden"
+	"netroot/builder/need"
 	"netroot/builder/strictyaml"
-	"netroot/golden"
-	"netroot/need"
 )
 
 // Every file gives the policy and the remarks beside it, and the policy is one that is read without a fault.

@@ -16,9 +16,9 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftpboot"
+	"netroot/builder/golden"
 	"netroot/builder/image"
 	"netroot/builder/store"
-	"netroot/golden"
 )
 
 var (

@@ -22,7 +22,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/vm"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // serveAs makes this test program be "netroot serve" as far as proxy DHCP goes: another process, with that name.

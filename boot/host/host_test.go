@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"netroot/builder/golden"
 	"netroot/builder/strictyaml"
-	"netroot/golden"
 )
 
 const lab = `interfaces: [eno1, eno2]

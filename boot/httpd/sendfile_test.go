@@ -20,7 +20,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 const servedFolder = "NETROOT_TEST_SERVED_FOLDER" // makes this program a server of that folder

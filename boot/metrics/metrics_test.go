@@ -13,7 +13,7 @@ import (
 	"netroot/boot/nodes"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftp"
-	"netroot/golden"
+	"netroot/builder/golden"
 )
 
 // example has a value of its own in every figure.

@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"netroot/boot/vm"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // openLab makes a network on which the host "router" is 10.77.0.2, and this machine is 10.77.0.3 on eth0.

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // TestE2ELinux has the kernel's own client mount, compare and go on over a restart of the server. The machine is QEMU with a Debian kernel

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"netroot/builder/image"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // serveTree serves the planted folder from an image made with args. Folder and image are made once.

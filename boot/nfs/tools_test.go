@@ -18,7 +18,7 @@ import (
 
 	"github.com/vishvananda/netns"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // TestLibnfs lets libnfs list the whole tree and read files.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func TestFind(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // BenchmarkProxyDHCP puts the same packets to this package and to dnsmasq, each in a process of its own on a network of its

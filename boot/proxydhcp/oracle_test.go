@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"netroot/boot/host"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // A fixture is the packet of a client as a file has it: where it is from, then the bytes.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/golden"
+	"netroot/builder/golden"
 )
 
 // A question is a packet that comes in, and all its answer depends on.

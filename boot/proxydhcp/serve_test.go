@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"netroot/boot/host"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func TestOnlyOnChosenInterfaces(t *testing.T) {

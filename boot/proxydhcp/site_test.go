@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"netroot/boot/host"
-	"netroot/need"
+	"netroot/builder/need"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"

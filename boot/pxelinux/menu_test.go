@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/golden"
-	"netroot/need"
+	"netroot/builder/golden"
+	"netroot/builder/need"
 )
 
 const older = "Older generations"

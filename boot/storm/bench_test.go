@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 var update = flag.Bool("update", false, "write testdata/storm.svg and storm.txt")

@@ -20,8 +20,8 @@ import (
 
 	"netroot/boot/vm"
 	"netroot/builder/image"
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 func trace(t testing.TB) []Call {

@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // quiet fails when a packet comes.

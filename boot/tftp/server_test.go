@@ -22,7 +22,7 @@ import (
 
 	pin "github.com/pin/tftp/v3"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // events is a log that can be waited for.

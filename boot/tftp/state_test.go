@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func openState(t *testing.T, path string) *State {

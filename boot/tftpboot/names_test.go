@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"netroot/boot/host"
+	"netroot/builder/golden"
 	"netroot/builder/store"
-	"netroot/golden"
 )
 
 const sitePolicy = `default: ignore

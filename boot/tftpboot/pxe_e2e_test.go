@@ -28,8 +28,8 @@ import (
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftp"
 	"netroot/boot/tftpboot"
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // The machine, the site's DHCP server (dnsmasq, which knows nothing of booting) and this server are on one bridge, each in

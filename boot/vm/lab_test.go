@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // needLab looks where the lab does, which is not only in PATH.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"netroot/golden"
+	"netroot/builder/golden"
 )
 
 // record is a boot on paper: lines "SECONDS console TEXT" and "SECONDS event JSON", times since power-on.

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"netroot/builder/fetch"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // hostSuite is the suite of the machine's own Debian.

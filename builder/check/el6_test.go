@@ -11,8 +11,8 @@ import (
 	"testing/fstest"
 
 	"netroot/builder/lock"
+	"netroot/builder/need"
 	"netroot/builder/rpmdb"
-	"netroot/need"
 )
 
 // el6Root is a root with initscripts in which nothing is wrong.

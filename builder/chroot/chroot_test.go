@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // victimEnv makes this test binary open a session and wait to be killed.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/ulikunitz/xz"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // TestXZBlocks checks the parallel decoder against xz itself.

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func shell(t testing.TB, dir, script string, args ...string) string {

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // sshd starts a server on the loopback interface that a key of its own lets root into, and returns its port and what ssh needs.

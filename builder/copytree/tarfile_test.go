@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // One tree, by every tar that people have, and every compression.

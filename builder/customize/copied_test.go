@@ -11,8 +11,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"netroot/builder/golden"
 	"netroot/builder/recipe"
-	"netroot/golden"
 )
 
 // copyRecipe is one with a copy as its source.

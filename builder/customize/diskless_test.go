@@ -11,9 +11,9 @@ import (
 	"testing/fstest"
 	"time"
 
+	"netroot/builder/need"
 	"netroot/builder/recipe"
 	"netroot/builder/tree"
-	"netroot/need"
 )
 
 // plainRoot is a small tree with what the parts of a Debian root that this package meets look like.

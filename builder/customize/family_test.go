@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/builder/chroot"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // grow makes a small root of files; a text that begins with "-> " is a link, a name that ends with / a folder.

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"netroot/builder/initramfs"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // network is run in network and mount namespaces of its own: a machine without systemd, over this host's own files, and beside it a

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"netroot/builder/chroot"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func TestMain(m *testing.M) {

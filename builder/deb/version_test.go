@@ -6,7 +6,7 @@ import (
 	"os/exec"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func TestCompareVersions(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func dirs(names ...string) []thing {

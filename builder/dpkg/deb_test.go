@@ -20,7 +20,7 @@ import (
 
 	"netroot/builder/chroot"
 	"netroot/builder/lock"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func TestMain(m *testing.M) {

@@ -24,7 +24,7 @@ import (
 
 	"netroot/builder/chroot"
 	"netroot/builder/lock"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // The packages of a diskless machine, and some that prove a point: iputils-ping sets a capability in its postinst,

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func TestEveryKindOfFile(t *testing.T) {

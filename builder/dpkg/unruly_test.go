@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"netroot/builder/foreign"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // TestE2EUnruly configures packages that dpkg would have trouble with, beside a minimal Debian.

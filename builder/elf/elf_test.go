@@ -14,8 +14,8 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"netroot/builder/need"
 	"netroot/builder/tree"
-	"netroot/need"
 )
 
 type dyn struct {

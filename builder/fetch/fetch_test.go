@@ -22,7 +22,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func sumOf(data []byte) string {

@@ -17,7 +17,7 @@ import (
 	"testing"
 
 	"netroot/builder/chroot"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 const (

@@ -20,7 +20,7 @@ import (
 	"github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func run(t testing.TB, name string, args ...string) string {

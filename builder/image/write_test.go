@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // A record is everything that must survive, but for the name. First is the first name of the inode, so that equal

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // bound makes a root, binds its folders as /init does, in a mount namespace that ends with the shell, and returns what the shell said.

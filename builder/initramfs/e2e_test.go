@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // debianRoot makes a small Debian with a kernel, by mmdebstrap, which takes the host's own apt sources.

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // shells are those that may be a root's /bin/sh. One of them is everywhere.

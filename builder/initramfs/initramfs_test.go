@@ -15,8 +15,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"netroot/builder/elf"
+	"netroot/builder/need"
 	"netroot/builder/tree"
-	"netroot/need"
 )
 
 const release = "6.1.0-9-amd64"

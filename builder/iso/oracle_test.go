@@ -21,7 +21,7 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 	"github.com/google/go-cmp/cmp"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func run(t testing.TB, name string, args ...string) string {

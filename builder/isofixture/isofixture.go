@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // Volume is the volume ID of every ISO that is made.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 const release = "6.1.0-9-amd64"

@@ -16,7 +16,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 const text = "Origin: Test\nSuite: stable\n- a line that begins with a hyphen\nSHA256:\n 00 1 x\n"

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func TestSilent(t *testing.T) {

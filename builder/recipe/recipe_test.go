@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"netroot/builder/golden"
 	"netroot/builder/strictyaml"
-	"netroot/golden"
 )
 
 // Every bad recipe gives the text beside it, in testdata/golden.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // Pairs of rpm's own test suite (tests/rpmvercmp.at) and of the field.

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"netroot/builder/need"
 	"netroot/builder/pgp"
-	"netroot/need"
 )
 
 // buildPackage builds a small package, whose payload is compressed as rpm's word says: "w9.gzdio", "w7.xzdio", "w19.zstdio", "w9.bzdio".

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func run(t *testing.T, stdin []byte, args ...string) string {

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"netroot/builder/chroot"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // The tests install packages that they build with rpmbuild: a root of the host's own rpm, shell and libraries, and packages that

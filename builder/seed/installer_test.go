@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 const installerInitrd = "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/initrd.gz"

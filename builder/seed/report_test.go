@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 const head = "#cloud-config\nautoinstall:\n  version: 1\n  user-data: {}\n"

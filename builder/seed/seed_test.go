@@ -8,8 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"netroot/builder/golden"
 	"netroot/builder/strictyaml"
-	"netroot/golden"
 )
 
 // hash is that of "ubuntu", from Subiquity's documentation of identity.

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/builder/lock"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 const helperEnv = "NETROOT_STORE_TEST"

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func owner(t *testing.T, path string) (uid, gid int, mode fs.FileMode) {

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/builder/lock"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 func testStore(t testing.TB) *Store {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // root is a small tree with the kinds of links that Debian and EL roots have.

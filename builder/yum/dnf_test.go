@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"netroot/builder/fetch"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // resolveByDNF has dnf resolve sets of wanted packages for an empty root, each in the same process.

@@ -15,8 +15,8 @@ import (
 	"testing"
 
 	"netroot/builder/deb"
+	"netroot/builder/need"
 	"netroot/builder/rpm"
-	"netroot/need"
 )
 
 // entryText writes one relation as repository metadata has it.

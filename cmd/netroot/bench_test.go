@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // BenchmarkBuild times the shipped Debian root, kernel and initramfs against mmdebstrap with the same packages and

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // A site is a store and a recipe that is built again and again: packages come once from the host's own mirror.

@@ -18,8 +18,8 @@ import (
 
 	"netroot/boot/vm"
 	"netroot/builder/image"
+	"netroot/builder/need"
 	"netroot/builder/store"
-	"netroot/need"
 )
 
 // A guarded network is a lab with the real serve, asked by other people's clients.

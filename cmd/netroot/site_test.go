@@ -18,7 +18,7 @@ import (
 	"netroot/boot/host"
 	"netroot/boot/tftpboot"
 	"netroot/boot/vm"
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // accelerator is the policy of an accelerator's VME computers on two networks: each has two or three cards, of which one or the other

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"netroot/need"
+	"netroot/builder/need"
 )
 
 // unitOf runs the verb, as for a store and a policy at these places.

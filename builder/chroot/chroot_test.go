@@ -512,3 +512,32 @@ func TestOpenErrors(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// What a session changed, removals included, can lie under the next one, which leaves it alone.
+func TestLayers(t *testing.T) {
+	lower, work := newRoot(t), t.TempDir()
+	s := open(t, Config{Lower: lower, Work: work})
+	sh(t, s, "echo one > /etc/one; echo kept > /etc/kept; mkdir /etc/folder; echo two > /etc/folder/two")
+	s.Close()
+	first := Changes(work)
+	work = t.TempDir()
+	s = open(t, Config{Lower: lower, Layers: []string{first}, Work: work})
+	if got := sh(t, s, "cat /etc/one /etc/folder/two; rm -r /etc/one /etc/folder; chmod 600 /etc/kept"); got != "one\ntwo\n" {
+		t.Errorf("over a layer: %q", got)
+	}
+	s.Close()
+	for _, c := range []struct {
+		layers []string
+		want   string
+	}{{nil, ""}, {[]string{first}, "folder kept one"}, {[]string{first, Changes(work)}, "kept"}} {
+		s := open(t, Config{Lower: lower, Layers: c.layers, Work: t.TempDir()})
+		if got := sh(t, s, "cd /etc; echo $(ls -d folder kept one 2>/dev/null)"); got != c.want+"\n" {
+			t.Errorf("over %d layers: %q, want %q", len(c.layers), got, c.want)
+		}
+		s.Close()
+	}
+	_, err := Open(t.Context(), Config{Lower: lower, Layers: []string{first + "/etc/kept"}, Work: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "kept is not a folder") {
+		t.Errorf("a file as a layer: %v", err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,12 +26,14 @@ import (
 // BenchmarkProxyDHCP puts the same packets to this package and to dnsmasq, each in a process of its own on a network of its
 // own, by turns. "max" keeps 64 requests under way, "p99" sends 1,000 a second; both say how long an answer took and what
 // processor time the server spent on it. Each server writes its log to a file: one line an answer.
+//
+// A third one only sends back what it gets: what it takes is the way's own, and nobody's to save.
 func BenchmarkProxyDHCP(b *testing.B) {
 	need.Root(b)
 	need.Tools(b, "dnsmasq", "ip", "nsenter")
 	for _, q := range []struct{ name, question string }{{"discover", "discover"}, {"bootserver", "boot server"}} {
 		b.Run(q.name, func(b *testing.B) {
-			peers := []*peer{newPeer(b, "netroot"), newPeer(b, "dnsmasq")}
+			peers := []*peer{newPeer(b, "netroot"), newPeer(b, "dnsmasq"), newPeer(b, "echo")}
 			const rounds = 9
 			for range b.N {
 				for range rounds {
@@ -43,12 +46,46 @@ func BenchmarkProxyDHCP(b *testing.B) {
 			for _, p := range peers {
 				p.report(b)
 			}
-			ours, theirs := peers[0], peers[1]
+			ours, theirs, way := peers[0], peers[1], peers[2]
 			b.ReportMetric(median(ours.rates)/median(theirs.rates), "x-answers/s")
 			b.ReportMetric(median(theirs.p99)/median(ours.p99), "x-p99")
+			b.ReportMetric(median(theirs.p99)/median(way.p99), "x-p99-at-most")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+func init() { servers["echo"] = echo }
+
+// echo sends every packet back as an answer, and does nothing else: no server can be quicker on the same way.
+func echo() error {
+	errs := make(chan error)
+	for _, port := range []int{portServer, portBootServer} {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Port: port})
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			runtime.LockOSThread() // which waits in the system call itself
+			buf := make([]byte, maxPacket)
+			for {
+				n, _, err := unix.Recvfrom(fd, buf, 0)
+				if err == nil {
+					buf[0] = opReply
+					err = unix.Sendto(fd, buf[:n], 0, &unix.SockaddrInet4{Port: portClient, Addr: [4]byte{10, 77, 0, 150}})
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+		}()
+	}
+	fmt.Println("ready")
+	return <-errs
 }
 
 // A peer is one server under load and the figures of its rounds.
@@ -64,10 +101,21 @@ type peer struct {
 
 func newPeer(b testing.TB, name string) *peer {
 	p := &peer{name: name, site: newSite(b)}
-	if name == "dnsmasq" {
-		p.process = p.site.dnsmasq(b, "--log-facility="+filepath.Join(b.TempDir(), "log"))
-	} else {
+	switch name {
+	case "netroot":
 		p.process = p.site.serveApart(b)
+	case "dnsmasq":
+		p.process = p.site.dnsmasq(b, "--log-facility="+filepath.Join(b.TempDir(), "log"))
+	case "echo":
+		p.process = p.site.program(name)
+		out, err := p.process.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		startProcess(b, p.process)
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			b.Fatalf("echo: %v", err)
+		}
 	}
 	p.conn = p.site.socket(b, portClient)
 	b.Cleanup(func() { p.conn.Close() })

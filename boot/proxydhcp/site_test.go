@@ -27,14 +27,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// serveEnv makes the test program a server, for what needs one in a process of its own.
+// serveEnv makes the test program a server, one of servers, for what needs it in a process of its own.
 const serveEnv = "NETROOT_PROXYDHCP_SERVE"
 
+var servers = map[string]func() error{"netroot": serve}
+
 func TestMain(m *testing.M) {
-	if os.Getenv(serveEnv) == "" {
+	run := servers[os.Getenv(serveEnv)]
+	if run == nil {
 		os.Exit(m.Run())
 	}
-	if err := serve(); err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -190,8 +193,7 @@ func (s site) serveOurs(t testing.TB, server *Server) (stop func()) {
 // serveApart runs a server in a process of its own, its events going to a file, and returns when it answers.
 func (s site) serveApart(t testing.TB) *exec.Cmd {
 	t.Helper()
-	cmd := inside(s.srv, os.Args[0])
-	cmd.Env = append(os.Environ(), serveEnv+"=1")
+	cmd := s.program("netroot")
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -200,6 +202,13 @@ func (s site) serveApart(t testing.TB) *exec.Cmd {
 	cmd.Stdout, cmd.Stderr = log, log
 	startProcess(t, cmd)
 	s.await(t)
+	return cmd
+}
+
+// program is this program as one of servers.
+func (s site) program(server string) *exec.Cmd {
+	cmd := inside(s.srv, os.Args[0])
+	cmd.Env = append(os.Environ(), serveEnv+"="+server)
 	return cmd
 }
 

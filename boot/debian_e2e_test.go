@@ -167,8 +167,9 @@ hosts:
 	shown("Menu item 'grub-installer' selected", "the mirror is in the list of sources")
 	event("the machine reports that it is installed", func(e vm.Event) bool { return e.Message == "installed" })
 
+	// The installer has things to do yet: it adds what this hardware is better off with, and writes the initramfs once more.
 	from := len(machine.Console())
-	prompt, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	prompt, cancel := context.WithTimeout(ctx, 25*time.Minute)
 	defer cancel()
 	if _, err := machine.WaitConsole(prompt, from, "Linux version "); err != nil {
 		t.Fatalf("the disk's kernel starts: %v", err)

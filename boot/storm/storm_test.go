@@ -3,6 +3,7 @@ package storm
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -38,20 +39,25 @@ func trace(t testing.TB) []Call {
 	return calls
 }
 
-// content is what a made file holds at an offset: eight bytes at a time, different for each file.
+// contents is what content has made so far: []byte by name.
+var contents sync.Map
+
+// content is what a made file holds at an offset: eight bytes at a time, different for each file. It is only read.
 func content(name string, offset uint64, n int) []byte {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	seed := h.Sum64()
-	out := make([]byte, 0, n+16)
-	for at := offset &^ 7; len(out) < n+8; at += 8 {
-		v := (seed + at) * 0x9e3779b97f4a7c15
-		for range 8 {
-			out = append(out, byte(v))
-			v >>= 8
+	end := offset + uint64(n)
+	whole, _ := contents.Load(name)
+	have, _ := whole.([]byte)
+	if uint64(len(have)) < end {
+		h := fnv.New64a()
+		h.Write([]byte(name))
+		seed := h.Sum64()
+		have = slices.Clone(have)
+		for at := uint64(len(have)); at < end; at += 8 {
+			have = binary.LittleEndian.AppendUint64(have, (seed+at)*0x9e3779b97f4a7c15)
 		}
+		contents.Store(name, have)
 	}
-	return out[offset&7:][:n]
+	return have[offset:end]
 }
 
 // check is Config.Check for the made image.

@@ -5,17 +5,20 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"netroot/builder/check"
 	"netroot/builder/need"
 	"netroot/builder/store"
 )
@@ -169,6 +172,27 @@ func TestE2EBuild(t *testing.T) {
 			}
 		}
 		s.run(t, 0, "check", "small")
+		report := filepath.Join(dir, "report.tar.gz")
+		s.run(t, 0, "report", "small", "--output", report)
+		packed, err := exec.Command("tar", "-xzOf", report, "small-report/check.json").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var reported, found []check.Finding
+		if err := json.Unmarshal(packed, &reported); err != nil {
+			t.Fatal(err)
+		}
+		stdout, _ := s.run(t, 0, "check", "--json", "small")
+		for line := range strings.Lines(stdout) {
+			var f check.Finding
+			if err := json.Unmarshal([]byte(line), &f); err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, f)
+		}
+		if !slices.Equal(reported, found) {
+			t.Errorf("the report has %v, check says %v", reported, found)
+		}
 		if stdout, _ := s.run(t, 0, "show", "small"); !strings.Contains(stdout, "linux-image-amd64 ") {
 			t.Errorf("show does not list the packages:\n%s", stdout)
 		}

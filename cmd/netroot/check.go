@@ -43,10 +43,9 @@ Exit code 3 means that at least one error was found.`,
 			}
 			defer done()
 			if m != nil {
-				facts.Kernel, facts.Cmdline, facts.Notes = m.KernelRelease, m.Cmdline, m.Notes
-				if m.Lock != nil {
-					facts.Packages = m.Lock.Installed()
-				}
+				pci := facts.PCI
+				facts = factsOf(m)
+				facts.PCI = pci
 			}
 			findings := check.Run(root, facts)
 			for _, f := range findings {
@@ -69,6 +68,15 @@ Exit code 3 means that at least one error was found.`,
 }
 
 var pciRE = regexp.MustCompile(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$`)
+
+// factsOf is what is known of the root of a generation without looking at it.
+func factsOf(m *store.Manifest) check.Facts {
+	facts := check.Facts{Kernel: m.KernelRelease, Cmdline: m.Cmdline, Notes: m.Notes}
+	if m.Lock != nil {
+		facts.Packages = m.Lock.Installed()
+	}
+	return facts
+}
 
 // medium finds a generation that is no root.
 func (c *cli) medium(arg string) (store.Generation, bool) {

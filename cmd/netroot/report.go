@@ -148,11 +148,7 @@ func (c *cli) findings(ref string) ([]check.Finding, error) {
 		return nil, err
 	}
 	defer done()
-	facts := check.Facts{Cmdline: m.Cmdline, Notes: m.Notes}
-	if m.Lock != nil {
-		facts.Packages = m.Lock.Installed()
-	}
-	return check.Run(root, facts), nil
+	return check.Run(root, factsOf(m)), nil
 }
 
 // machines are those that boot the image, or that boot nothing.

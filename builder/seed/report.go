@@ -21,14 +21,35 @@ const ReportPath = "/v1/installed"
 func report(kind Kind, name, text, server string) (string, error) {
 	switch {
 	case kind == Autoinstall && name == UserData:
-		return lateCommand(text, "n=0; until curl -fsS -m 10 -o /dev/null -X POST http://"+server+ReportPath+
-			"; do n=$((n+1)); [ $n -lt 12 ] || exit 1; sleep 5; done")
+		// Until September 2023 Subiquity ran commands with the library path of its own snap, with which the live system's curl does not
+		// start (LP #2032961, canonical/subiquity#1811).
+		return lateCommand(text, fmt.Sprintf("unset LD_LIBRARY_PATH; n=0; until %s || timeout 20 %s; do n=$((n+1)); [ $n -lt 12 ] || exit 1; sleep 5; done",
+			byCurl(server), byBash(server)))
 	case kind == KindPreseed && name == Preseed:
 		return preseedCommand(text, server)
 	case kind == KindKickstart && name == Kickstart:
 		return kickstartPost(text, server), nil
 	}
 	return text, nil
+}
+
+func byCurl(server string) string {
+	return "curl -fsS -m 10 -o /dev/null -X POST http://" + server + ReportPath
+}
+
+// byBash reports where there is no curl: bash reaches the network by itself.
+func byBash(server string) string {
+	host, port := hostPort(server)
+	return fmt.Sprintf(`bash -c 'exec 3<>/dev/tcp/%s/%s && printf "POST %s HTTP/1.0\r\nHost: %s\r\n\r\n" >&3 && grep -q "^HTTP/1.. 200" <&3'`,
+		host, port, ReportPath, server)
+}
+
+func hostPort(server string) (host, port string) {
+	host, port, err := net.SplitHostPort(server)
+	if err != nil {
+		return server, "80"
+	}
+	return host, port
 }
 
 // lateCommand adds a command behind those under autoinstall: late-commands:. The text is changed in this one place and not written
@@ -123,10 +144,7 @@ var shellComment = regexp.MustCompile(`(^|[\s;&|(])#`)
 
 // preseedCommand adds to preseed/late_command. The installer's wget cannot POST, its nc can.
 func preseedCommand(text, server string) (string, error) {
-	host, port, err := net.SplitHostPort(server)
-	if err != nil {
-		host, port = server, "80"
-	}
+	host, port := hostPort(server)
 	command := fmt.Sprintf(`n=0; until printf 'POST %s HTTP/1.0\r\nHost: %s\r\n\r\n' | nc -w 10 %s %s | grep -q '^HTTP/1.. 200'; do n=$((n+1)); [ $n -lt 12 ] || exit 1; sleep 5; done`,
 		ReportPath, server, host, port)
 	var kept []string
@@ -156,21 +174,17 @@ func preseedCommand(text, server string) (string, error) {
 	return strings.Join(kept, "\n") + "\n", nil
 }
 
-// kickstartPost adds a script that is run last. bash reaches the network by itself where there is no curl.
+// kickstartPost adds a script that is run last.
 func kickstartPost(text, server string) string {
-	host, port, err := net.SplitHostPort(server)
-	if err != nil {
-		host, port = server, "80"
-	}
 	return strings.TrimRight(text, "\n") + fmt.Sprintf(`
 
 %%post --interpreter=/bin/bash --erroronfail
 for n in 1 2 3 4 5 6 7 8 9 10 11 12; do
-  curl -fsS -m 10 -o /dev/null -X POST http://%[1]s%[2]s && exit 0
-  if exec 3<>/dev/tcp/%[3]s/%[4]s && printf 'POST %[2]s HTTP/1.0\r\nHost: %[1]s\r\n\r\n' >&3 && grep -q '^HTTP/1.. 200' <&3; then exit 0; fi
+  %s && exit 0
+  %s && exit 0
   sleep 5
 done
 exit 1
 %%end
-`, server, ReportPath, host, port)
+`, byCurl(server), byBash(server))
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -94,15 +96,22 @@ func TestPreseedCommand(t *testing.T) {
 func TestReportCommands(t *testing.T) {
 	for name, command := range map[string]func(t *testing.T, server string) *exec.Cmd{
 		"autoinstall": func(t *testing.T, server string) *exec.Cmd {
-			text, err := report(Autoinstall, UserData, head, server)
-			if err != nil {
+			return exec.Command("sh", "-c", late(t, server))
+		},
+		"autoinstall without curl": func(t *testing.T, server string) *exec.Cmd {
+			return exec.Command("sh", "-c", "curl() { return 127; }\n"+late(t, server))
+		},
+		"autoinstall with the libraries of a snap": func(t *testing.T, server string) *exec.Cmd {
+			snap := t.TempDir()
+			if err := os.WriteFile(filepath.Join(snap, "libcurl.so.4"), []byte("for another libc"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			_, list, err := commands(text)
-			if err != nil {
-				t.Fatal(err)
+			libraries := "LD_LIBRARY_PATH=" + snap
+			broken := exec.Command(need.Tool(t, "curl"), "--version")
+			if broken.Env = append(os.Environ(), libraries); broken.Run() == nil {
+				t.Fatal("curl starts with these libraries, so nothing is shown")
 			}
-			return exec.Command("sh", "-c", list[0])
+			return exec.Command("env", libraries, "sh", "-c", late(t, server))
 		},
 		"preseed": func(t *testing.T, server string) *exec.Cmd {
 			text, err := report(KindPreseed, Preseed, "d-i preseed/late_command string true;\n", server)
@@ -122,12 +131,16 @@ func TestReportCommands(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			calls := 0
+			curls := !strings.HasSuffix(name, "without curl") && name != "preseed"
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				calls++
 				if r.Method != http.MethodPost || r.URL.Path != ReportPath {
 					t.Errorf("%s %s", r.Method, r.URL)
 				}
 				if calls == 1 {
+					if curl := strings.HasPrefix(r.UserAgent(), "curl/"); curl != curls {
+						t.Errorf("the first call came from %q", r.UserAgent())
+					}
 					http.Error(w, "not yet", http.StatusServiceUnavailable)
 				}
 			}))
@@ -142,6 +155,20 @@ func TestReportCommands(t *testing.T) {
 			}
 		})
 	}
+}
+
+// late is the last command of user-data.
+func late(t *testing.T, server string) string {
+	t.Helper()
+	text, err := report(Autoinstall, UserData, head, server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, err := commands(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list[0]
 }
 
 // script is the last %post of a kickstart file.

@@ -1,9 +1,12 @@
 package boot
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +14,7 @@ import (
 	"testing"
 
 	"netroot/boot/host"
+	"netroot/boot/nfs"
 	"netroot/boot/tftpboot"
 	"netroot/builder/isofixture"
 	"netroot/builder/store"
@@ -103,6 +107,36 @@ func TestMediumIsServed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whoever has an image that needs the portmapper learns when serve starts that there is none.
+func TestPortmapIsMissed(t *testing.T) {
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	server := &Server{Store: s, Ports: Ports{NFS: 2049, Portmap: taken.Addr().(*net.TCPAddr).Port}}
+	said := func() string {
+		var out bytes.Buffer
+		if sv, ok := server.portmap(&nfs.Server{}, slog.New(slog.NewTextHandler(&out, nil))); ok {
+			sv.close()
+			t.Error("it has a port that is taken")
+		}
+		return out.String()
+	}
+	publishMedium(t, s, "el", store.Medium{Family: store.Anaconda, Deliver: store.ByNFS}, "README=x")
+	if got := said(); !strings.Contains(got, "level=INFO") {
+		t.Errorf("nobody misses it, and: %s", got)
+	}
+	publishMedium(t, s, "u", store.Medium{Family: store.Casper, Deliver: store.ByNFS}, "README=x")
+	if got := said(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "the initrd of u@1 asks there for NFS") {
+		t.Errorf("u@1 misses it, and: %s", got)
+	}
 }
 
 // Whatever is asked for, nothing comes but the files of the ISO, under the one name that each has.

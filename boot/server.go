@@ -238,26 +238,6 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 	return services, nil
 }
 
-// portmap opens port 111 for clients that ask where NFS is. Machines with a root of ours never ask, only live systems with an
-// initrd of their own, so a port that is taken is no reason to fail.
-func (s *Server) portmap(n *nfs.Server, log *slog.Logger) (service, bool) {
-	if s.Ports.Portmap == 0 {
-		return service{}, false
-	}
-	address := ":" + strconv.Itoa(s.Ports.Portmap)
-	l, err := net.Listen("tcp4", address)
-	if err == nil {
-		var pc net.PacketConn
-		if pc, err = net.ListenPacket("udp4", address); err == nil {
-			serve := func(ctx context.Context) error { return n.ServePortmap(ctx, l, pc, s.Ports.NFS) }
-			return service{"portmap", l.Addr(), serve, func() error { return errors.Join(l.Close(), pc.Close()) }}, true
-		}
-		l.Close()
-	}
-	log.Info("not served", "service", "portmap", "reason", err.Error())
-	return service{}, false
-}
-
 // taken explains an error of listen.
 func taken(name string, port int, flag string, err error) error {
 	switch {

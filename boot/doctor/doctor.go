@@ -95,7 +95,8 @@ func (d *Doctor) Run(ctx context.Context) ([]Finding, error) {
 	}
 	ports := lookPorts()
 	findings = append(findings, d.networks(ctx, ifaces, ports)...)
-	findings = append(findings, judgePorts(ports, d.askers())...)
+	askers, _ := tftpboot.Askers(d.Store) // what cannot be read is told with the store
+	findings = append(findings, judgePorts(ports, askers)...)
 	findings = append(findings, lookFirewall(ctx, ifaces)...)
 	findings = append(findings, d.store()...)
 	if d.MAC != nil {

@@ -7,6 +7,7 @@ import (
 
 	"netroot/boot/host"
 	"netroot/boot/portowner"
+	"netroot/boot/tftpboot"
 	"netroot/builder/store"
 )
 
@@ -30,7 +31,14 @@ func TestMedia(t *testing.T) {
 		}
 	}
 	d := &Doctor{Store: s, Policy: host.Default()}
-	if got := d.askers(); got != nil {
+	askers := func() []string {
+		list, err := tftpboot.Askers(s)
+		if err != nil {
+			t.Error(err)
+		}
+		return list
+	}
+	if got := askers(); got != nil {
 		t.Errorf("an empty store has %v", got)
 	}
 	publishMedium("big", store.Medium{Family: store.Casper, File: "u.iso", Deliver: store.ByHTTP, Memory: 3e9})
@@ -43,6 +51,6 @@ func TestMedia(t *testing.T) {
 		list := judgePorts(ports, askers)
 		return list[len(list)-1]
 	}
-	expect(t, "with a live system by NFS", []Finding{last(d.askers())}, "fault: and the initrd of small@1 asks there for NFS")
+	expect(t, "with a live system by NFS", []Finding{last(askers())}, "fault: and the initrd of small@1 asks there for NFS")
 	expect(t, "without", []Finding{last(nil)}, "ok: which serve leaves it to")
 }

@@ -8,7 +8,6 @@ import (
 
 	"netroot/boot/portowner"
 	"netroot/boot/proxydhcp"
-	"netroot/builder/store"
 )
 
 // A port is one that serve listens on.
@@ -107,26 +106,6 @@ func judgePorts(ports map[port]holding, askers []string) []Finding {
 			}
 		}
 		list = append(list, f)
-	}
-	return list
-}
-
-// askers lists the current generations of live systems that are delivered by NFS: the mount program in their initrd is klibc's, which
-// asks the portmapper.
-func (d *Doctor) askers() []string {
-	images, err := d.Store.Images()
-	if err != nil {
-		return nil // told with the store
-	}
-	var list []string
-	for _, image := range images {
-		g, err := d.Store.Resolve(image)
-		if err != nil || g.Manifest.Medium == nil {
-			continue
-		}
-		if m := g.Manifest.Medium; m.Deliver == store.ByNFS && (m.Family == store.Casper || m.Family == store.Live) {
-			list = append(list, g.Ref())
-		}
 	}
 	return list
 }

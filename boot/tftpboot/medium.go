@@ -60,16 +60,25 @@ func (p place) url(name string) string {
 	return fmt.Sprintf("%s%s/%s/%d/%s", p.base, isoDir, p.image, p.generation, name)
 }
 
-// options are those of an NFS mount by somebody else's initrd. klibc's nfsmount, which casper and live-boot call, has no mountport
-// and asks the portmapper, so it is told a port only where that is not the usual one.
-func (p place) options(all bool) string {
-	if all {
-		return fmt.Sprintf("vers=3,proto=tcp,nolock,port=%d,mountport=%d", p.nfs, p.nfs)
+// AsksPortmapper tells a medium whose machines find NFS by asking port 111 only: casper and live-boot mount with klibc's nfsmount, which
+// has no option for the port of MOUNT.
+func AsksPortmapper(m *store.Medium) bool {
+	return m != nil && m.Deliver == store.ByNFS && (m.Family == store.Casper || m.Family == store.Live)
+}
+
+// Askers lists the current generations of which AsksPortmapper is true.
+func Askers(s *store.Store) ([]string, error) {
+	images, err := s.Images()
+	if err != nil {
+		return nil, err
 	}
-	if p.nfs != 2049 {
-		return fmt.Sprintf("port=%d", p.nfs)
+	var list []string
+	for _, image := range images {
+		if g, err := s.Resolve(image); err == nil && AsksPortmapper(g.Manifest.Medium) {
+			list = append(list, g.Ref())
+		}
 	}
-	return ""
+	return list, nil
 }
 
 // mediumCmdline is what tells the initrd of a medium where the rest of it is. The words are those of casper(7), live-boot(7),
@@ -86,12 +95,20 @@ func mediumCmdline(m *store.Medium, at place, name string) []string {
 		}
 		switch {
 		case m.Deliver == store.ByNFS:
+			if m.Family == store.Casper {
+				// casper-md5check reads the whole medium at every boot (casper 1.440) unless it is told not to (1.443), by a word that is not
+				// the last one (until 1.468, LP #1892369) and among the first 1023 bytes.
+				args = append(args, "fsck.mode=skip")
+			}
 			args = append(args, "netboot=nfs", "nfsroot="+at.nfsPath())
-			if o := at.options(false); o != "" {
-				args = append(args, "nfsopts="+o)
+			if at.nfs != 2049 && m.Family == store.Live {
+				// casper does not read it, whatever casper(7) says, and has the port from the portmapper.
+				args = append(args, fmt.Sprintf("nfsopts=port=%d", at.nfs))
 			}
 		case m.Family == store.Casper:
-			args = append(args, "url="+at.url(store.PartISO))
+			// cloud-init takes url= for its own, and would read the ISO into memory once more, in each of two stages; it looks for the
+			// other name first (cmd/main.py, parse_cmdline_url).
+			args = append(args, "cloud-config-url=/dev/null", "url="+at.url(store.PartISO))
 		default:
 			args = append(args, "fetch="+at.url("iso/"+m.Live))
 		}
@@ -108,7 +125,7 @@ func mediumCmdline(m *store.Medium, at place, name string) []string {
 		case m.Deliver == store.ByNFS && m.Old: // anaconda of EL6 has no options but these
 			args = append(args, repo+"nfs:nolock:"+at.nfsPath())
 		case m.Deliver == store.ByNFS:
-			args = append(args, repo+"nfs:"+at.options(true)+":"+at.nfsPath())
+			args = append(args, repo+fmt.Sprintf("nfs:vers=3,proto=tcp,nolock,port=%d,mountport=%d:%s", at.nfs, at.nfs, at.nfsPath()))
 		default:
 			args = append(args, repo+at.url("iso/"))
 		}

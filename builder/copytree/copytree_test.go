@@ -43,6 +43,8 @@ func smallSystem(t testing.TB) string {
 	}
 	shell(t, dir, `umask 022
 mkdir -p etc usr/bin usr/lib var/log/journal var/lib/x var/tmp var/cache/apt/archives/partial tmp home/user dev proc run sys srv/empty
+mkdir -p var/run/dbus var/run/sudo/user var/lock/subsys; chmod 1777 var/lock; chown 81:81 var/run/dbus
+echo 1 >var/run/init.pid; echo 1 >var/run/sudo/user/0; : >var/lock/subsys/network; ln -s pid var/run/link; mkfifo var/run/dbus/pipe
 echo original >etc/hostname
 echo /swapfile none swap sw 0 0 >etc/fstab; head -c 2000000 /dev/zero >swapfile
 printf 'a\nb\n' >usr/bin/tool; chmod 4755 usr/bin/tool; ln usr/bin/tool usr/bin/other; ln usr/bin/tool etc/third
@@ -144,7 +146,8 @@ func shapes(t testing.TB, root string, times bool) map[string]string {
 func expected(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	want := shapes(t, dir, true)
-	for _, out := range []string{"swapfile", "var/log/syslog", "var/cache/apt/archives/x.deb", "tmp/t", "var/tmp/t", "proc/cpuinfo", "dev/null"} {
+	for _, out := range []string{"swapfile", "var/log/syslog", "var/cache/apt/archives/x.deb", "tmp/t", "var/tmp/t", "proc/cpuinfo", "dev/null",
+		"var/run/init.pid", "var/run/sudo/user/0", "var/lock/subsys/network", "var/run/link", "var/run/dbus/pipe"} {
 		if want[out] == "" {
 			t.Fatalf("the original has no %s", out)
 		}

@@ -2,15 +2,18 @@ package copytree
 
 import (
 	"archive/tar"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // runtime are folders whose contents belong to a machine that runs, or to this one alone. The folder itself is copied.
 var runtime = []struct{ dir, why string }{
-	{"proc", ""}, {"sys", ""}, {"dev", ""}, {"run", ""}, {"var/run", ""}, {"var/lock", ""}, {"selinux", ""}, {"sys/fs", ""},
+	{"proc", ""}, {"sys", ""}, {"dev", ""}, {"run", ""}, {"selinux", ""}, {"sys/fs", ""},
 	{"tmp", "temporary files"}, {"var/tmp", "temporary files"}, {"var/lib/systemd/coredump", "crash dumps"},
 	{"var/crash", "crash dumps"}, {"var/spool/abrt", "crash dumps"}, {"var/cache/abrt-di", "crash dumps"}, {"lost+found", ""}, {"boot/lost+found", ""},
 	{"home/lost+found", ""}, {"var/lost+found", ""}, {"usr/lost+found", ""}, {"opt/lost+found", ""},
@@ -18,11 +21,21 @@ var runtime = []struct{ dir, why string }{
 	{"var/cache/PackageKit", "downloaded packages"},
 }
 
+// stateDirs are where daemons of systems older than /run keep what is about their processes. The folders in them belong to packages and
+// nobody makes them at boot: without /var/lock/subsys, rc of EL6 stops no service, without /var/run/dbus the bus does not start.
+var stateDirs = []string{"var/run", "var/lock"}
+
 // keptIn are folders below those that packages own or programs expect.
 var keptIn = []string{"var/cache/apt/archives", "var/cache/apt/archives/partial"}
 
 // swapFiles are names that installers give them.
 var swapFiles = []string{"swapfile", "swap.img", "swap", ".swapfile", "var/swap", "var/swapfile", "hiberfil.sys"}
+
+// rules tells programs with other rules apart, so that a tar is read again by one that leaves out less.
+var rules = sync.OnceValue(func() string {
+	sum := sha256.Sum256(fmt.Append(nil, runtime, stateDirs, keptIn, swapFiles))
+	return hex.EncodeToString(sum[:4])
+})
 
 // leftOut decides what is not copied, and counts it.
 type leftOut struct {
@@ -71,6 +84,9 @@ func (l *leftOut) why(name string, kind byte, size int64) (string, bool) {
 		if strings.HasPrefix(name, r.dir+"/") && !slices.Contains(keptIn, name) {
 			return r.why, true
 		}
+	}
+	if kind != tar.TypeDir && slices.ContainsFunc(stateDirs, func(dir string) bool { return strings.HasPrefix(name, dir+"/") }) {
+		return "", true
 	}
 	// Folders of logs stay, for daemons that want theirs.
 	if strings.HasPrefix(name, "var/log/") && kind == tar.TypeReg {

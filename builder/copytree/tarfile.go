@@ -36,7 +36,7 @@ func (u *update) tar(ctx context.Context) (state string, err error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return "", errors.New("it is neither a folder nor a file")
 	}
-	state = fmt.Sprintf("tar %d:%d %d %d.%d %d.%d %q", st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, u.Exclude)
+	state = fmt.Sprintf("tar %s %d:%d %d %d.%d %d.%d %q", rules(), st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, u.Exclude)
 	if u.state == state {
 		if _, err := os.Stat(u.path(digestName)); err == nil {
 			return state, nil

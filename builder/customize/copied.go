@@ -70,6 +70,11 @@ func (c *copiedRoot) note(format string, args ...any) {
 // edit changes a file line by line: each line, without its end, is replaced by what change returns, or taken out. The file keeps
 // its owner and mode. Each line that changed is noted, with why.
 func (c *copiedRoot) edit(name, why string, change func(line string) (string, bool)) error {
+	return c.editAs(name, why, strings.TrimSpace, change)
+}
+
+// editAs is edit of a file that may hold secrets: notes are for everybody to read, and have of a line what show says.
+func (c *copiedRoot) editAs(name, why string, show func(line string) string, change func(line string) (string, bool)) error {
 	resolved, err := tree.Resolve(c.fsys, name)
 	if err != nil {
 		return nil // not there, or a link to nowhere
@@ -84,10 +89,10 @@ func (c *copiedRoot) edit(name, why string, change func(line string) (string, bo
 		now, keep := change(text)
 		switch {
 		case !keep:
-			c.note("/%s: %q taken out, %s", resolved, strings.TrimSpace(text), why)
+			c.note("/%s: %q taken out, %s", resolved, show(text), why)
 			continue
 		case now != text:
-			c.note("/%s: %q is now %q, %s", resolved, strings.TrimSpace(text), now, why)
+			c.note("/%s: %q is now %q, %s", resolved, show(text), show(now), why)
 			line = now + "\n"
 		}
 		out.WriteString(line)

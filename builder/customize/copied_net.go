@@ -66,12 +66,33 @@ func (c *copiedRoot) networkScripts() error {
 	})
 }
 
+// plainWords begin lines of interfaces(5) that hold no secret. Others may: wpa-psk does, and up has a whole command after it.
+var plainWords = []string{
+	"auto", "iface", "mapping", "inherits", "address", "netmask", "network", "broadcast", "gateway", "metric", "mtu", "hwaddress", "pointopoint", "scope",
+	"dns-nameservers", "dns-search", "dns-domain", "bridge_ports", "bridge-ports", "bond-slaves", "bond-master", "vlan-raw-device",
+}
+
+// ownWord is a word that such a line may begin with and that is no secret itself, as one that goes on from the line before may be.
+var ownWord = regexp.MustCompile(`^(pre-|post-)?(up|down)$|^(wpa|wireless|bridge|bond|dns|eth|openvpn|vlan)[-_]?[a-z_-]*[0-9]?$|^(provider|script|map|ssid|essid|source|options)$`)
+
+// plainly is a line of interfaces(5) without what nobody else should see.
+func plainly(line string) string {
+	f := strings.Fields(line)
+	switch {
+	case len(f) == 0 || slices.Contains(plainWords, f[0]) || strings.HasPrefix(f[0], "allow-"):
+		return strings.TrimSpace(line)
+	case ownWord.MatchString(f[0]):
+		return f[0] + " …"
+	}
+	return "…"
+}
+
 // interfaces takes every card but lo out of interfaces(5): names and addresses are the original's, and the card that / comes over must
 // be left alone.
 func (c *copiedRoot) interfaces() error {
 	for _, name := range append([]string{"/etc/network/interfaces"}, c.glob("/etc/network/interfaces.d", "*")...) {
 		out := false // in what is taken out
-		err := c.edit(name, "it names a network card of the original", func(line string) (string, bool) {
+		err := c.editAs(name, "it names a network card of the original", plainly, func(line string) (string, bool) {
 			f := strings.Fields(line)
 			if isComment(line) {
 				return line, true

@@ -170,6 +170,28 @@ func TestCopiedRecipe(t *testing.T) {
 	})
 }
 
+// Notes go into the manifest, which anybody who may list images can read.
+func TestCopiedSecrets(t *testing.T) {
+	r := grow(t, map[string]string{
+		"etc/network/interfaces": "auto wlan0\niface wlan0 inet static\n\taddress 10.0.0.7/24\n\twpa-ssid lab\n\twpa-psk hunter2\n\twpa-psk\thunter2\n wireless-key1 s:hunter2\n" +
+			"\tup iwconfig wlan0 key hunter2\n \\\n hunter2\nmapping eth0\n script /bin/map hunter2\n",
+		"etc/network/interfaces.d/x": "iface ppp0 inet ppp\n\tprovider hunter2\n",
+	})
+	changes, err := r.copied(copyRecipe(t, "new}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(changes, "\n")
+	if strings.Contains(all, "hunter2") {
+		t.Errorf("a secret is in the notes:\n%s", all)
+	}
+	for _, want := range []string{`"address 10.0.0.7/24" taken out`, `"wpa-psk …" taken out`, `"up …" taken out`, `"iface wlan0 inet static" taken out`} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no note says %s:\n%s", want, all)
+		}
+	}
+}
+
 // Whatever is in a table, it is changed once, and then there is nothing left to change.
 func FuzzCopied(f *testing.F) {
 	files, err := filepath.Glob("testdata/copied/*.txtar")

@@ -94,8 +94,8 @@ func Digest() string {
 	if err != nil {
 		panic(err) // embedded files are always there
 	}
-	fmt.Fprintln(h, wants, diskCare, idle, wishes, onDemand, idleGenerators)
-	fmt.Fprint(h, noDisk)
+	fmt.Fprintln(h, wants, diskCare, idle, wishes, onDemand, idleGenerators, kernelFS)
+	fmt.Fprint(h, noDisk, emptiedTable)
 	return hex.EncodeToString(h.Sum(nil))
 }
 

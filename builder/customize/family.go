@@ -32,10 +32,9 @@ var families = []family{
 		// "network" does nothing without it, not even the loopback interface, and nothing after it has an answer from localhost.
 		{"/etc/sysconfig/network", (*customizer).network},
 		{scriptsIfcfg + "ifcfg-eth0", (*customizer).ifcfg},
-		{"/etc/fstab", (*customizer).pseudoFstab},
+		{"/etc/fstab", (*customizer).kernelFstab},
 		{"/etc/sysconfig/readonly-root", (*customizer).readonlyRoot},
-		{"/etc/rwtab", (*customizer).noTable},
-		{"/etc/statetab", (*customizer).noTable},
+		{"", (*customizer).noTables},
 		{"", (*customizer).initServices},
 	}},
 	{"Enterprise Linux", rootDir.isEnterprise, []provision{
@@ -114,12 +113,35 @@ func (c *customizer) ifcfg(name string) (string, error) {
 	return "wrote " + name, c.root.writeString(name, text)
 }
 
-// pseudoFstab lists what rc.sysinit mounts by what fstab says.
-func (c *customizer) pseudoFstab(name string) (string, error) {
-	const text = "# No disks: / comes over the network and is mounted before this is read.\n" +
-		"tmpfs   /dev/shm  tmpfs   defaults        0 0\ndevpts  /dev/pts  devpts  gid=5,mode=620  0 0\n" +
-		"sysfs   /sys      sysfs   defaults        0 0\nproc    /proc     proc    defaults        0 0\n"
-	return "wrote " + name + " with the file systems of the kernel", c.root.writeString(name, text)
+// kernelFS are lines of fstab by which rc.sysinit mounts file systems of the kernel.
+var kernelFS = []struct{ dir, line string }{
+	{"/dev/shm", "tmpfs   /dev/shm  tmpfs   defaults        0 0\n"}, {"/dev/pts", "devpts  /dev/pts  devpts  gid=5,mode=620  0 0\n"},
+	{"/sys", "sysfs   /sys      sysfs   defaults        0 0\n"}, {"/proc", "proc    /proc     proc    defaults        0 0\n"},
+}
+
+// kernelFstab lists what rc.sysinit mounts by what fstab says. What else is there stays: a copy's network file systems.
+func (c *customizer) kernelFstab(name string) (string, error) {
+	data, err := tree.ReadFile(c.root.fsys, strings.TrimPrefix(name, "/"))
+	if err != nil && c.root.exists(name) {
+		return "", err
+	}
+	text, added := string(data), []string(nil)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	for _, k := range kernelFS {
+		if !slices.ContainsFunc(strings.Split(text, "\n"), func(line string) bool {
+			f := strings.Fields(line)
+			return len(f) > 2 && f[0][0] != '#' && path.Clean(f[1]) == k.dir
+		}) {
+			text += k.line
+			added = append(added, k.dir)
+		}
+	}
+	if added == nil {
+		return "", nil
+	}
+	return "added the file systems of the kernel to " + name + ": " + strings.Join(added, ", "), c.root.writeString(name, text)
 }
 
 // readonlyRoot tells rc.sysinit whether / can be written to. Where it cannot, rc.sysinit checks no file systems and does not try
@@ -137,13 +159,30 @@ func (c *customizer) readonlyRoot(name string) (string, error) {
 	return strings.Join(slices.DeleteFunc([]string{changed, other}, func(s string) bool { return s == "" }), ", "), err
 }
 
-// noTable empties a table of files that rc.sysinit would each mount over: /etc/resolv.conf is one, and whoever replaces such a file
-// (dhclient-script does) fails.
-func (c *customizer) noTable(name string) (string, error) {
-	if c.rec.Root.Writable == "no" || !c.root.says(name) {
+const emptiedTable = "# See /etc/sysconfig/readonly-root: the initramfs makes the root writable.\n"
+
+// noTables empties tables of files that rc.sysinit would each mount something over: /etc/resolv.conf is one, and whoever replaces such a
+// file (dhclient-script does) fails. Packages have theirs in folders.
+func (c *customizer) noTables(string) (string, error) {
+	if c.rec.Root.Writable == "no" {
 		return "", nil
 	}
-	return "emptied " + name + ", because the initramfs makes folders writable as a whole", c.root.writeString(name, "# See /etc/sysconfig/readonly-root: the initramfs makes the root writable.\n")
+	var done []string
+	for _, table := range []string{"/etc/rwtab", "/etc/statetab"} {
+		for _, name := range append([]string{table}, c.root.glob(table+".d", "*")...) {
+			if supplies(c.rec, name) || !c.root.says(name) {
+				continue
+			}
+			if err := c.root.writeString(name, emptiedTable); err != nil {
+				return "", err
+			}
+			done = append(done, name)
+		}
+	}
+	if done == nil {
+		return "", nil
+	}
+	return "emptied " + strings.Join(done, ", ") + ", because the initramfs makes folders writable as a whole", nil
 }
 
 // noSELinux: an NFS version 3 mount has no labels, and an enforcing init without them stops the machine.

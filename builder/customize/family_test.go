@@ -53,6 +53,7 @@ func el6() map[string]string {
 		"etc/sysconfig/network-scripts/ifcfg-lo": "DEVICE=lo\n",
 		"etc/sysconfig/readonly-root":            "# Set to 'yes' to mount the system filesystems read-only.\nREADONLY=no\n# Set to 'yes' to mount various temporary state as either tmpfs\nTEMPORARY_STATE=no\nRW_MOUNT=/var/lib/stateless/writable\n",
 		"etc/rwtab":                              "dirs\t/var/log\nfiles\t/etc/resolv.conf\n", "etc/statetab": "# nothing\n",
+		"etc/rwtab.d/sssd": "empty\t/var/lib/sss/db\n", "etc/statetab.d/": "",
 		"etc/selinux/config": "SELINUX=enforcing\nSELINUXTYPE=targeted\n",
 		"etc/init/rc.conf":   "x", "etc/init/rcS.conf": "x", "etc/init/serial.conf": "x", "etc/inittab": "id:3:initdefault:\n",
 		"etc/passwd": "root:x:0:0::/root:/bin/bash\n", "etc/group": "root:x:0:\n",
@@ -96,9 +97,9 @@ func TestEL6(t *testing.T) {
 	want := []string{
 		"wrote /etc/sysconfig/network",
 		"wrote /etc/sysconfig/network-scripts/ifcfg-eth0",
-		"wrote /etc/fstab with the file systems of the kernel",
+		"added the file systems of the kernel to /etc/fstab: /dev/shm, /dev/pts, /sys, /proc",
 		"set READONLY=yes in /etc/sysconfig/readonly-root",
-		"emptied /etc/rwtab, because the initramfs makes folders writable as a whole",
+		"emptied /etc/rwtab, /etc/rwtab.d/sssd, because the initramfs makes folders writable as a whole",
 		"switched services: network on, netfs on, NetworkManager off",
 		"set SELINUX=disabled in /etc/selinux/config",
 		"wrote /etc/init/ttyS1.conf",
@@ -121,9 +122,12 @@ func TestEL6(t *testing.T) {
 		"/etc/hosts":                   "127.0.0.1\tlocalhost\n127.0.1.1\tlab\n::1\tlocalhost ip6-localhost ip6-loopback\n",
 		"/etc/sysconfig/readonly-root": "# Set to 'yes' to mount the system filesystems read-only.\nREADONLY=yes\n# Set to 'yes' to mount various temporary state as either tmpfs\nTEMPORARY_STATE=no\nRW_MOUNT=/var/lib/stateless/writable\n",
 		"/etc/statetab":                "# nothing\n",
-		"/etc/init/ttyS1.conf":         "# A login on ttyS1, which console= on the kernel's command line names.\nstart on stopped rc RUNLEVEL=[2345]\nstop on runlevel [S016]\nrespawn\nexec /sbin/agetty -L /dev/ttyS1 9600 vt100\n",
-		"/etc/securetty":               "console\ntty1\nttyS1\nttyS0\n",
-		folderList:                     "# Copied into memory by the initramfs, and writable: root: {writable: bind, folders: …} in the recipe.\n/etc\n/var\n/srv/data\n",
+		"/etc/rwtab.d/sssd":            "# See /etc/sysconfig/readonly-root: the initramfs makes the root writable.\n",
+		"/etc/fstab": "# No disks: / comes over the network and is mounted before this is read.\ntmpfs   /dev/shm  tmpfs   defaults        0 0\ndevpts  /dev/pts  devpts  gid=5,mode=620  0 0\n" +
+			"sysfs   /sys      sysfs   defaults        0 0\nproc    /proc     proc    defaults        0 0\n",
+		"/etc/init/ttyS1.conf": "# A login on ttyS1, which console= on the kernel's command line names.\nstart on stopped rc RUNLEVEL=[2345]\nstop on runlevel [S016]\nrespawn\nexec /sbin/agetty -L /dev/ttyS1 9600 vt100\n",
+		"/etc/securetty":       "console\ntty1\nttyS1\nttyS0\n",
+		folderList:             "# Copied into memory by the initramfs, and writable: root: {writable: bind, folders: …} in the recipe.\n/etc\n/var\n/srv/data\n",
 	} {
 		if got := r.read(t, name); got != want {
 			t.Errorf("%s holds\n%s\nwant\n%s", name, got, want)
@@ -168,9 +172,10 @@ files:
   - {path: /etc/fstab, content: "mine\n"}
   - {path: /etc/selinux/config, content: "SELINUX=permissive\n"}
   - {path: /etc/rwtab, content: "files /etc/mine\n"}
+  - {path: /etc/rwtab.d/sssd, content: "empty /var/mine\n"}
 `)
 	for name, want := range map[string]string{
-		"/etc/sysconfig/network": "NETWORKING=yes\nHOSTNAME=old\n", "/etc/fstab": "mine\n", "/etc/selinux/config": "SELINUX=permissive\n", "/etc/rwtab": "files /etc/mine\n",
+		"/etc/sysconfig/network": "NETWORKING=yes\nHOSTNAME=old\n", "/etc/fstab": "mine\n", "/etc/selinux/config": "SELINUX=permissive\n", "/etc/rwtab": "files /etc/mine\n", "/etc/rwtab.d/sssd": "empty /var/mine\n",
 	} {
 		if got := r.read(t, name); got != want {
 			t.Errorf("%s holds %q", name, got)
@@ -189,6 +194,27 @@ files:
 		if strings.Contains(n, "NetworkManager") || strings.Contains(n, "sysconfig/network") {
 			t.Errorf("note %q", n)
 		}
+	}
+}
+
+// A copy's network file systems survive the whole way, first copied, then applied.
+func TestEL6CopyKeepsNetworkFileSystems(t *testing.T) {
+	files := el6()
+	files["etc/fstab"] = "/dev/mapper/vg-root / ext4 defaults 1 1\nfileserver:/home /home nfs rw,hard 0 0\n//nas/data /data cifs credentials=/etc/nas 0 0\n" +
+		"proc\t/proc/ proc hidepid=2 0 0\n# the last\ntmpfs /dev/shm tmpfs size=100m 0 0"
+	r := grow(t, files)
+	rec := copyRecipe(t, "new}}\nroot: {writable: bind}")
+	if _, err := r.copied(rec); err != nil {
+		t.Fatal(err)
+	}
+	c := customizer{ctx: t.Context(), rec: rec, root: r, log: slog.New(slog.DiscardHandler)}
+	if err := c.apply(); err != nil {
+		t.Fatal(err)
+	}
+	const want = "fileserver:/home /home nfs rw,hard 0 0\n//nas/data /data cifs credentials=/etc/nas 0 0\nproc\t/proc/ proc hidepid=2 0 0\n# the last\ntmpfs /dev/shm tmpfs size=100m 0 0\n" +
+		"devpts  /dev/pts  devpts  gid=5,mode=620  0 0\nsysfs   /sys      sysfs   defaults        0 0\n"
+	if got := r.read(t, "/etc/fstab"); got != want {
+		t.Errorf("fstab holds\n%s\nwant\n%s", got, want)
 	}
 }
 

@@ -71,7 +71,7 @@ var pciRE = regexp.MustCompile(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$`)
 
 // factsOf is what is known of the root of a generation without looking at it.
 func factsOf(m *store.Manifest) check.Facts {
-	facts := check.Facts{Kernel: m.KernelRelease, Cmdline: m.Cmdline, Notes: m.Notes}
+	facts := check.Facts{Kernel: m.KernelRelease, Cmdline: m.Cmdline, Size: m.OverlaySize, Notes: m.Notes}
 	if m.Lock != nil {
 		facts.Packages = m.Lock.Installed()
 	}

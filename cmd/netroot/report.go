@@ -4,14 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -34,8 +32,8 @@ func (c *cli) reportCommand() *cobra.Command {
 		Long: `Writes a .tar.gz of what is known of an image: what its recipe says, the packages it was made of, what check finds, the machines
 that boot it and how far they came, and the consoles and logs that are given.
 
-Of the recipe there are no passwords, SSH keys, contents of files or scripts; of seeds there is nothing. Password hashes and private keys
-are blotted out of everything else, too. Host names, addresses and MACs are in it: look it through before you send it on.`,
+Of the recipe there are no passwords, SSH keys, contents of files or scripts; of seeds there is nothing. Password hashes, private keys and
+what stands behind the name of a password, passphrase or key are blotted out of everything else, too. Host names, addresses and MACs are in it: look it through before you send it on.`,
 		Example: "  netroot report slc68-v7768 --console minicom.cap --log build.log",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -75,8 +73,8 @@ func (c *cli) report(ref string, o reportOptions) error {
 	}
 	docs := []document{{"host.txt", c.host()}}
 	add := func(name string, v any) error {
-		data, err := json.MarshalIndent(v, "", " ")
-		docs = append(docs, document{name, append(data, '\n')})
+		data, err := blottedJSON(v)
+		docs = append(docs, document{name, data})
 		return err
 	}
 	if o.recipe == "" && slices.Contains(recipe.Shipped(), image) {
@@ -102,7 +100,7 @@ func (c *cli) report(ref string, o reportOptions) error {
 			return err
 		}
 	default:
-		docs = append(docs, document{"image.txt", []byte("there is none: " + err.Error() + "\n")})
+		docs = append(docs, document{"image.txt", blot([]byte("there is none: " + err.Error() + "\n"))})
 	}
 	machines, err := c.machines(image)
 	if err != nil {
@@ -122,7 +120,7 @@ func (c *cli) report(ref string, o reportOptions) error {
 			if err != nil {
 				return err
 			}
-			docs = append(docs, document{fmt.Sprintf("%s-%d.txt", kind, i+1), data})
+			docs = append(docs, document{fmt.Sprintf("%s-%d.txt", kind, i+1), blot(data)})
 		}
 	}
 	slices.SortFunc(docs, func(a, b document) int { return strings.Compare(a.name, b.name) })
@@ -192,25 +190,17 @@ func shown(r *recipe.Recipe) shownRecipe {
 	return s
 }
 
-// private is what nobody else should see, wherever it is: a hash as crypt(5) has them, a private key, a password in a URL or behind its
-// name on a kernel command line.
-var private = regexp.MustCompile(`\$(1|2[abxy]|5|6|7|y|gy|md5|sha1)\$[./A-Za-z0-9$=,+-]{8,}` +
-	`|(?s:-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----.*?(-----END [A-Z ]*PRIVATE KEY( BLOCK)?-----|$))` +
-	`|(?i:\b(password|passwd|rootpw|token|secret)[=:][^\s"]+)` +
-	`|\b[a-z][a-z0-9+.-]*://[^\s/@:]+:[^\s/@]+@`)
-
 // pack makes the archive.
 func pack(folder string, docs []document, at time.Time) ([]byte, error) {
 	var out bytes.Buffer
 	z := gzip.NewWriter(&out)
 	w := tar.NewWriter(z)
 	for _, d := range docs {
-		data := private.ReplaceAll(d.data, []byte("(blotted out)"))
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: folder + "/" + d.name, Mode: 0o644, Size: int64(len(data)), ModTime: at}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: folder + "/" + d.name, Mode: 0o644, Size: int64(len(d.data)), ModTime: at}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(data); err != nil {
+		if _, err := w.Write(d.data); err != nil {
 			return nil, err
 		}
 	}

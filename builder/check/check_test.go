@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	closure "netroot/builder/elf"
 	"netroot/builder/tree"
@@ -159,6 +160,14 @@ func TestFindings(t *testing.T) {
 		{"dhclient", "no /sbin/dhclient-script", Warning, func(r fstest.MapFS) { r["sbin/dhclient-script"].Mode = 0o644 }},
 		{"hosts", "no line for localhost", Warning, func(r fstest.MapFS) { r["etc/hosts"] = file("10.0.0.1 localhost.lab\n", 0o644) }},
 		{"hosts", "no line for localhost", Warning, func(r fstest.MapFS) { delete(r, "etc/hosts") }},
+		{"host.conf", `"hosts on"`, Warning, func(r fstest.MapFS) { r["etc/host.conf"] = file("multi on\nhosts on\n", 0o644) }},
+		{"host.conf", `"multi yes", and`, Warning, func(r fstest.MapFS) { r["etc/host.conf"] = file("order hosts,bind\nmulti yes\n", 0o644) }},
+		{"clock", "/etc/adjtime corrects the clock by -1.234567 seconds a day", Warning, func(r fstest.MapFS) {
+			r["etc/adjtime"] = file("-1.234567 1400000000 0.000000\n1400000000\nUTC\n", 0o644)
+		}},
+		{"clock", "/var/lib/systemd/timesync/clock is of 2999-01-02", Warning, func(r fstest.MapFS) {
+			r["var/lib/systemd/timesync/clock"] = &fstest.MapFile{Mode: 0o644, ModTime: time.Date(2999, 1, 2, 0, 0, 0, 0, time.UTC)}
+		}},
 		{"name-cache", "/var/db/nscd/hosts is in the image", Warning, func(r fstest.MapFS) { r["var/db/nscd/hosts"] = file("x", 0o600) }},
 		{"ld.so.cache", "/etc/ld.so.cache is missing", Error, func(r fstest.MapFS) {
 			r["etc/ld.so.conf"] = file("include ld.so.conf.d/*.conf\n", 0o644)
@@ -262,6 +271,10 @@ func TestNotWrong(t *testing.T) {
 		"a kernel without overlayfs, and no need of it": {
 			"lib/modules/" + release + "/modules.dep": file(card+"kernel/fs/nfs/nfsv3.ko:\n", 0o644),
 			folderList: file("/etc\n", 0o644),
+		},
+		"a clock that is right, and words for another C library": {
+			"etc/adjtime": file("0.0 0 0.0\n0\nLOCAL\n", 0o644), "etc/host.conf": file("order hosts, bind\nmulti on\nspoof off\n", 0o644),
+			"usr/lib/clock-epoch": &fstest.MapFile{Mode: 0o644, ModTime: time.Now()},
 		},
 		"resolvconf":        {"etc/resolv.conf": link("/run/resolvconf/resolv.conf")},
 		"no nsswitch.conf":  {"etc/nsswitch.conf": nil},

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,6 +67,16 @@ func TestEL6(t *testing.T) {
 			r["etc/rc.d/rc3.d/S08iptables"] = link("../init.d/iptables")
 			r["etc/sysconfig/iptables"] = file("*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -m udp --sport 53 -j DROP\n", 0o600)
 		}},
+		{"peer-dns", "PEERDNS=no for every card that comes up at boot (/etc/sysconfig/network-scripts/ifcfg-eth0, /etc/sysconfig/network-scripts/ifcfg-eth1)", Warning, func(r fstest.MapFS) {
+			r["etc/sysconfig/network"] = file("NETWORKING=yes\nPEERDNS=no\n", 0o644)
+			r[networkScripts+"/ifcfg-eth0"] = file("DEVICE=eth0\nONBOOT=yes\nBOOTPROTO=dhcp\nPEERDNS=\"no\"\n", 0o644)
+			r[networkScripts+"/ifcfg-eth1"] = file("DEVICE=eth1\nBOOTPROTO=dhcp\n", 0o644)
+		}},
+		{"readonly-root", "/etc/rwtab.d/sssd mounts something over /var/lib/sss/db", Warning, func(r fstest.MapFS) {
+			r[folderList], r["var"] = file("/var\n", 0o644), &fstest.MapFile{Mode: os.ModeDir | 0o755}
+			r["etc/sysconfig/readonly-root"] = file("READONLY=yes\n", 0o644)
+			r["etc/rwtab.d/sssd"] = file("empty\t/various\nempty\t/var/lib/sss/db/\n", 0o644)
+		}},
 		{"readonly-root", "does not say READONLY=yes", Warning, func(r fstest.MapFS) { r[folderList] = file("/etc\n", 0o644) }},
 		{"readonly-root", "/etc/rwtab mounts something over /etc/resolv.conf", Warning, func(r fstest.MapFS) {
 			r[folderList] = file("/etc\n", 0o644)
@@ -77,6 +88,20 @@ func TestEL6(t *testing.T) {
 		found := Run(root, Facts{})
 		if len(found) != 1 || found[0].Check != c.check || found[0].Severity != c.severity || !strings.Contains(found[0].Problem, c.problem) || found[0].Fix == "" {
 			t.Errorf("%s, %q: found %v", c.check, c.problem, found)
+		}
+	}
+	// Name servers come some way.
+	for _, change := range []map[string]string{
+		{"usr/lib/netroot/lease": "#!/bin/sh\n"}, {"etc/resolv.conf": "nameserver 10.0.0.1\n"}, {networkScripts + "/ifcfg-eth1": "DEVICE=eth1\nDNS1=10.0.0.1\n"},
+		{networkScripts + "/ifcfg-eth0": "DEVICE=eth0\nONBOOT=no\nPEERDNS=no\n"},
+	} {
+		root := el6Root(t)
+		root[networkScripts+"/ifcfg-eth0"] = file("DEVICE=eth0\nPEERDNS=no\n", 0o644)
+		for name, text := range change {
+			root[name] = file(text, 0o644)
+		}
+		if found := Run(root, Facts{}); len(found) > 0 {
+			t.Errorf("%v: %v", change, found)
 		}
 	}
 	// A firewall as an installer writes it is none in the way.
@@ -226,6 +251,35 @@ func TestPackages(t *testing.T) {
 		}
 		if found := Run(root, Facts{}); len(found) > 0 {
 			t.Errorf("%s, in a root that nobody planned: %v", name, found)
+		}
+	}
+}
+
+// What MapFS cannot have: owners.
+func TestPackageOwners(t *testing.T) {
+	need.Root(t)
+	root := rpmRoot(t)
+	root["etc/passwd"], root["etc/group"] = file("root:x:0:0::/root:/bin/sh\nhost:x:7:7::/:/bin/sh\n", 0o644), file("root:x:0:\n", 0o644)
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, root); err != nil {
+		t.Fatal(err)
+	}
+	demo := filepath.Join(dir, "usr/bin/demo")
+	for _, c := range []struct {
+		uid, gid int
+		want     string
+	}{
+		{0, 0, ""}, {7, 0, "/usr/bin/demo (belongs to user 7, not root)"}, {0, 7, "/usr/bin/demo (belongs to group 7, not root)"},
+	} {
+		if err := errors.Join(os.Chown(demo, c.uid, c.gid), os.Chmod(demo, 0o755|os.ModeSetuid), os.Chmod(filepath.Join(dir, "opt/demo"), 0o777|os.ModeSticky)); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, f := range Run(os.DirFS(dir), Facts{}) {
+			got += f.Check + ": " + f.Problem
+		}
+		if want := "package-files: 1 files are not as their packages have them: " + c.want; got != want && (c.want != "" || got != "") {
+			t.Errorf("%d:%d: %q, want %q", c.uid, c.gid, got, want)
 		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
+	"time"
 
 	"netroot/builder/tree"
 )
@@ -49,6 +51,23 @@ func machineID(root fs.FS) (string, string, Severity) {
 	data, err := tree.ReadFile(root, "etc/machine-id")
 	if err == nil && len(bytes.TrimSpace(data)) > 0 && string(bytes.TrimSpace(data)) != "uninitialized" {
 		return "/etc/machine-id is set", "all machines of this image would have the same; leave it empty", Warning
+	}
+	return "", "", ""
+}
+
+// clock finds what sets the clock wrong, so that certificates, tickets and signed answers of name servers are too new or too old: a
+// correction that was measured on another machine's clock, and a time of systemd's that is still to come.
+func clock(root fs.FS) (string, string, Severity) {
+	if f := strings.Fields(strings.Join(readLines(root, "etc/adjtime"), " ")); len(f) > 0 { // hwclock(8)
+		if drift, err := strconv.ParseFloat(f[0], 64); err == nil && drift != 0 {
+			return fmt.Sprintf("/etc/adjtime corrects the clock by %s seconds a day", f[0]), "that was measured on another machine's clock; remove the file, or write `0.0 0 0.0`, `0` and `UTC` (or LOCAL) into it", Warning
+		}
+	}
+	// systemd takes the newer of the two for the time when the clock is behind it (src/basic/clock-util.c, timesyncd).
+	for _, name := range []string{"var/lib/systemd/timesync/clock", "usr/lib/clock-epoch"} {
+		if info, err := fs.Stat(root, name); err == nil && info.ModTime().After(time.Now().Add(24*time.Hour)) {
+			return fmt.Sprintf("/%s is of %s, which is in the future, and sets the clock", name, info.ModTime().UTC().Format(time.DateOnly)), "certificates would have expired, or not; remove the file", Warning
+		}
 	}
 	return "", "", ""
 }

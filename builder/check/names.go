@@ -161,6 +161,21 @@ func hosts(root fs.FS) (string, string, Severity) {
 	return "/etc/hosts has no line for localhost", "no package owns the file; write `127.0.0.1 localhost` into it", Warning
 }
 
+// hostWords are those that host.conf(5) has, or had: glibc passes over "order" (nsswitch.conf says it), and over those against spoofing.
+var hostWords = []string{"order", "trim", "multi", "reorder", "spoof", "nospoof", "spoofalert"}
+
+// hostConf finds what the C library's resolver does not understand: every program that asks for a name complains then.
+func hostConf(root fs.FS) (string, string, Severity) {
+	for _, line := range readLines(root, "etc/host.conf") {
+		if f := strings.Fields(line); !slices.Contains(hostWords, f[0]) {
+			return fmt.Sprintf("/etc/host.conf has a line that the C library does not understand: %q", line), "whatever resolves a name writes a complaint, into its output, too; take the line out", Warning
+		} else if v := f[len(f)-1]; (f[0] == "multi" || f[0] == "reorder") && v != "on" && v != "off" {
+			return fmt.Sprintf("/etc/host.conf says %q, and the C library knows on and off", line), "whatever resolves a name writes a complaint, into its output, too; write `multi on`", Warning
+		}
+	}
+	return "", "", ""
+}
+
 // nameCache finds answers that a name service cache daemon kept, on another machine, for another network.
 func nameCache(root fs.FS) (string, string, Severity) {
 	for _, name := range []string{"var/db/nscd/hosts", "var/cache/nscd/hosts", "var/run/nscd/socket", "run/nscd/socket", "var/lib/sss/mc/passwd", "var/lib/sss/pipes/nss"} {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"netroot/builder/tree"
@@ -98,6 +99,35 @@ func ifcfg(root fs.FS) (string, string, Severity) {
 	return "", "", ""
 }
 
+// peerDNS finds that no card would bring name servers: dhclient-script leaves resolv.conf alone with PEERDNS=no. In a root that netroot
+// built the card that / comes over brings them, whatever is said of the others.
+func peerDNS(root fs.FS) (string, string, Severity) {
+	if !initscripts(root) || tree.Exists(root, "usr/lib/netroot/lease") {
+		return "", "", ""
+	}
+	for _, line := range readLines(root, "etc/resolv.conf") {
+		if strings.HasPrefix(line, "nameserver") {
+			return "", "", ""
+		}
+	}
+	all := strings.EqualFold(value(root, "etc/sysconfig/network", "PEERDNS"), "no")
+	var deaf []string
+	for _, name := range glob(root, networkScripts, "ifcfg-*") {
+		if path.Base(name) == "ifcfg-lo" || strings.EqualFold(value(root, name, "ONBOOT"), "no") {
+			continue
+		}
+		peer := value(root, name, "PEERDNS")
+		if value(root, name, "DNS1") != "" || !strings.EqualFold(peer, "no") && (peer != "" || !all) {
+			return "", "", ""
+		}
+		deaf = append(deaf, "/"+name)
+	}
+	if deaf == nil {
+		return "", "", ""
+	}
+	return "PEERDNS=no for every card that comes up at boot (" + few(deaf) + "), and /etc/resolv.conf names no server", "no name will resolve; write PEERDNS=yes, or DNS1=ADDRESS, into one of them", Warning
+}
+
 // dhclient must run for the lease to last, and its script for other cards to get an address and name servers.
 func dhclient(root fs.FS) (string, string, Severity) {
 	const program = "sbin/dhclient"
@@ -158,10 +188,11 @@ func readonlyRoot(root fs.FS) (string, string, Severity) {
 	if !state {
 		return "", "", ""
 	}
-	for _, table := range append([]string{"etc/rwtab"}, glob(root, "etc/rwtab.d", "*")...) {
+	for _, table := range slices.Concat([]string{"etc/rwtab"}, glob(root, "etc/rwtab.d", "*"), []string{"etc/statetab"}, glob(root, "etc/statetab.d", "*")) {
 		for _, line := range readLines(root, table) {
-			if f := strings.Fields(line); len(f) == 2 && f[0] == "files" && f[1] == "/etc/resolv.conf" && bindFolders(root) != nil {
-				return "/" + table + " mounts something over /etc/resolv.conf", "whoever replaces that file, as dhclient-script does, fails; take the line out (netroot build does)", Warning
+			f := strings.Fields(line)
+			if at := "/" + strings.Trim(f[len(f)-1], "/"); slices.ContainsFunc(bindFolders(root), func(dir string) bool { return strings.HasPrefix(at+"/", dir+"/") }) {
+				return fmt.Sprintf("/%s mounts something over %s", table, at), "the initramfs has made it writable, and who replaces such a file, as dhclient-script does resolv.conf, fails; take the line out (netroot build does)", Warning
 			}
 		}
 	}

@@ -47,6 +47,7 @@ func (r rootDir) copied(rec *recipe.Recipe) ([]string, error) {
 	}{
 		{"fstab", c.fstab},
 		{"disks", c.diskTables},
+		{"clock", c.clock},
 		{"network cards", c.udevRules},
 		{"network scripts", c.networkScripts},
 		{"interfaces", c.interfaces},
@@ -190,6 +191,21 @@ func (c *copiedRoot) diskTables() error {
 		c.edit("/etc/mdadm/mdadm.conf", "there is no such disk", arrays),
 		c.edit("/etc/mdadm.conf", "there is no such disk", arrays),
 	)
+}
+
+// clock takes away how much the original's clock is fast or slow (hwclock(8)). Whether it keeps local time stays.
+func (c *copiedRoot) clock() error {
+	n := 0
+	return c.edit("/etc/adjtime", "it was measured on the original's clock", func(line string) (string, bool) {
+		n++
+		switch f := strings.Fields(line); {
+		case n == 1 && len(f) > 0 && strings.Trim(f[0], "+-0.") != "":
+			return "0.0 0 0.0", true
+		case n == 2:
+			return "0", true
+		}
+		return line, true
+	})
 }
 
 // bindsCard is a condition of a udev rule on a MAC, in the words of today and of EL6.

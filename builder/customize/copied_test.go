@@ -208,7 +208,7 @@ func FuzzCopied(f *testing.F) {
 		}
 	}
 	tables := []string{"etc/fstab", "etc/crypttab", "etc/mdadm.conf", "etc/udev/rules.d/1.rules", "etc/network/interfaces", "etc/sysconfig/network",
-		"etc/sysconfig/network-scripts/ifcfg-eth0", "etc/selinux/config"}
+		"etc/sysconfig/network-scripts/ifcfg-eth0", "etc/selinux/config", "etc/adjtime"}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		for _, name := range tables {

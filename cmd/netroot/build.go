@@ -37,7 +37,10 @@ Killed at any moment, build leaves the generation that was current as it was.
 A recipe with from: {copy: ssh://root@HOST} (or a folder, or a tar) copies an installed system and makes it diskless; each change is
 told. Interrupted, it goes on where it ended: what has arrived is kept.`,
 		Example: `  netroot build debian-12
-  netroot build site.yaml --keep 5 --verify    # what a nightly job runs: promote only what boots`,
+  netroot build site.yaml --keep 5 --verify    # what a nightly job runs: promote only what boots
+
+  # a copy of a machine that is installed, which then boots without its disk
+  printf 'name: twin\narch: amd64\nfrom: {copy: ssh://root@old.site}\n' > twin.yaml && netroot build twin.yaml`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {

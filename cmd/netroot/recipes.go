@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -21,16 +22,7 @@ func (c *cli) recipesCommand() *cobra.Command {
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				for _, name := range recipe.Shipped() {
-					if c.json {
-						if err := c.printJSON(map[string]string{"name": name}); err != nil {
-							return err
-						}
-						continue
-					}
-					fmt.Fprintln(c.stdout, name)
-				}
-				return nil
+				return c.listRecipes()
 			}
 			data, err := fs.ReadFile(recipes.FS, args[0]+".yaml")
 			if err != nil {
@@ -40,6 +32,40 @@ func (c *cli) recipesCommand() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// listRecipes says of each shipped recipe what it is.
+func (c *cli) listRecipes() error {
+	w := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
+	for _, name := range recipe.Shipped() {
+		text, err := fs.ReadFile(recipes.FS, name+".yaml")
+		if err != nil {
+			return err
+		}
+		about := firstSentence(string(text))
+		if c.json {
+			if err := c.printJSON(map[string]string{"name": name, "description": about}); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%s\n", name, about)
+	}
+	return w.Flush()
+}
+
+// firstSentence is that of the comment that a recipe begins with, without its full stop.
+func firstSentence(text string) string {
+	var words []string
+	for line := range strings.Lines(text) {
+		line, ok := strings.CutPrefix(line, "#")
+		if line = strings.TrimSpace(line); !ok || line == "" {
+			break
+		}
+		words = append(words, line)
+	}
+	sentence, _, _ := strings.Cut(strings.Join(words, " ")+" ", ". ")
+	return strings.TrimSpace(sentence)
 }
 
 func (c *cli) schemaCommand() *cobra.Command {

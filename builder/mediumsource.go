@@ -299,6 +299,10 @@ func (s *mediumSource) delivery(found *store.Medium, root fs.FS, size int64, m *
 		}
 		m.Notes = append(m.Notes, fmt.Sprintf("a machine downloads %s into its memory and needs at least %d MB%s", found.File, found.Memory/1e6, hint))
 	}
+	if seed := s.recipe.Seed(); seed != nil && seed.Networks() && found.Family == store.Casper && found.Deliver == store.ByNFS {
+		m.Notes = append(m.Notes, "its autoinstall says how cards are set up (network:, or network-config), and the installer sets them up anew: the one that the ISO is read over by NFS may stand still then, "+
+			"and the installation with it; leave it out (what is installed uses DHCP), or write deliver: http")
+	}
 	if info, err := fs.Stat(root, "pool"); err == nil && info.IsDir() && found.Family == store.DebianInstaller {
 		m.Notes = append(m.Notes, found.Initrd+" is that of a CD, which looks for a CD and not for a mirror: take kernel and initrd of Debian's netboot folder instead, with from: {netboot: …}")
 	}

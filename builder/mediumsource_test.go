@@ -151,6 +151,13 @@ func TestISOGeneration(t *testing.T) {
 	} else if b, err := os.Stat(other.Path(store.PartISO)); err != nil || !os.SameFile(a, b) {
 		t.Error("two generations have the ISO twice")
 	}
+	const netplan = "\nautoinstall:\n  user-data: |\n    #cloud-config\n    autoinstall:\n      version: 1\n      user-data: {}\n      network: {version: 2}\n"
+	if n := s.must(t, "from: {iso: {path: u.iso}}"+netplan).Manifest.Notes; len(n) != 1 || !strings.Contains(n[0], "may stand still then") {
+		t.Errorf("network: over NFS: notes %q", n)
+	}
+	if n := s.must(t, "from: {iso: {path: u.iso}}\ndeliver: http"+netplan).Manifest.Notes; len(n) != 1 || strings.Contains(n[0], "stand still") {
+		t.Errorf("network: over HTTP: notes %q", n)
+	}
 	s.iso(t, "u.iso", "casper/vmlinuz=newer", "casper/initrd=initrd")
 	if err := g.Verify(context.Background()); err != nil {
 		t.Error(err)

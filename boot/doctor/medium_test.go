@@ -46,6 +46,11 @@ func TestMedia(t *testing.T) {
 	publishMedium("el", store.Medium{Family: store.Anaconda, File: "el.iso", Deliver: store.ByNFS})
 	expect(t, "media", d.store()[:4], "note: a machine downloads u.iso into its memory, and needs at least 3000 MB", "ok: big@1 is current", "ok: el@1 is current", "ok: small@1 is current")
 
+	if d.Policy, err = host.Parse("netroot.yaml", []byte("hosts:\n  - {name: nuc, mac: \"00:20:38:03:37:6c\", image: small, boot: once}\n")); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "boot: once", d.store()[4:5], "note: nuc has boot: once, and small@1 has no autoinstall, preseed or kickstart")
+
 	ports := map[port]holding{{"tcp", 111}: {holders: []portowner.Holder{{Process: portowner.Process{PID: 7, Name: "rpcbind"}}}}}
 	last := func(askers []string) Finding {
 		list := judgePorts(ports, askers)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"netroot/boot/install"
 	"netroot/boot/tftpboot"
 	"netroot/builder/store"
 )
@@ -63,6 +65,10 @@ func (d *Doctor) store() []Finding {
 		if _, err := d.Store.Resolve(ref); err != nil {
 			say(Fault, ref, "the policy names it, and the store has it not: "+err.Error(), "build it, or correct "+d.Policy.File())
 		}
+	}
+	endless := (&install.Desk{Store: d.Store}).Endless(d.Policy)
+	for _, name := range slices.Sorted(maps.Keys(endless)) {
+		say(Note, name, endless[name], "an image that installs by itself, or, each time: netroot nodes --installed "+name)
 	}
 	list = append(list, d.loader()...)
 	if len(images) > 0 {

@@ -98,7 +98,8 @@ func localAddress(r *http.Request) netip.Addr {
 }
 
 // Reports answers machines that say that they are installed. admit tells who is at an address. A report is believed of a host that
-// has begun to boot, however long ago: installations take hours. One that comes again is answered like the first.
+// has begun to boot, however long ago: installations take hours. One that comes again is answered like the first. One of a host that has
+// nothing to install is answered, too, and forgotten: with "boot: once" it would later be sent to an empty disk.
 func (d *Desk) Reports(admit func(client, local netip.Addr) (host.Machine, error), log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		client, err := netip.ParseAddrPort(r.RemoteAddr)
@@ -122,14 +123,22 @@ func (d *Desk) Reports(admit func(client, local netip.Addr) (host.Machine, error
 			http.Error(w, "this server does not know of an installation here; its log says why", http.StatusForbidden)
 			return
 		}
-		image := decision.Image
+		answer := func() {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			_, _ = w.Write([]byte("ok\n"))
+		}
+		log = log.With("host", decision.Name, "image", decision.Image)
+		if !decision.Once && !d.installs(decision.Image) {
+			log.Info("ignored", "reason", "it says that it is installed, has no boot: once, and its image installs nothing")
+			answer()
+			return
+		}
 		if err := d.Ledger.SetInstalled(decision.Name, Install{Time: time.Now().UTC().Truncate(time.Second), By: "the machine", MAC: m.MAC.String()}); err != nil {
 			log.Error("not kept", "reason", err.Error())
 			http.Error(w, "cannot remember that; try again", http.StatusInternalServerError)
 			return
 		}
-		log.Info("installed", "host", decision.Name, "image", image)
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = w.Write([]byte("ok\n"))
+		log.Info("installed")
+		answer()
 	})
 }

@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -44,6 +46,7 @@ type Desk struct {
 	// Asks says that machines ask this server by DHCP, Loads that they load their configuration here: what they do elsewhere cannot be
 	// seen and is not waited for.
 	Asks, Loads bool
+	Log         *slog.Logger // of Check; nil is silent
 }
 
 // A refusal is why a machine does not get a seed.
@@ -158,8 +161,36 @@ func load(g store.Generation) (*seed.Seed, error) {
 	return seed.Parse(data)
 }
 
+// installs tells whether an image has a seed that installs an operating system and reports when it has.
+func (d *Desk) installs(ref string) bool {
+	g, err := d.Store.Resolve(ref)
+	return err == nil && seed.Kind(g.Manifest.Seed).Installs()
+}
+
+// Endless says of each host with "boot: once" why its image is not booted once: nothing in it reports the end of an installation. Hosts
+// that are installed, and images that are not in the store, are left out. The names of the hosts are the keys.
+func (d *Desk) Endless(p *host.Policy) map[string]string {
+	found := map[string]string{}
+	for i := range p.Hosts {
+		h := &p.Hosts[i]
+		if !h.Once || h.Disabled || p.Decide(h.As()).Local {
+			continue
+		}
+		g, err := d.Store.Resolve(h.Image)
+		if err != nil || seed.Kind(g.Manifest.Seed).Installs() {
+			continue
+		}
+		what := "has no autoinstall, preseed or kickstart"
+		if g.Manifest.IsRoot() {
+			what = "is a diskless root, which installs nothing"
+		}
+		found[h.Name] = fmt.Sprintf("%s has boot: once, and %s %s: nothing reports that it is installed, and it boots that image again and again until somebody says so", h.Name, g.Ref(), what)
+	}
+	return found
+}
+
 // Check says what hosts of a policy lack that the seeds of their images need. Images that are not in the store are not judged: they may be
-// built later, and then their build does it.
+// built later, and then their build does it. What is no fault and likely an error is logged.
 func (d *Desk) Check(p *host.Policy) error {
 	var faults []*strictyaml.Error
 	for i := range p.Hosts {
@@ -179,6 +210,12 @@ func (d *Desk) Check(p *host.Policy) error {
 			return fmt.Errorf("read the seed of %s: %w", g.Ref(), err)
 		}
 		faults = append(faults, CheckHost(p, h, s, g.Ref())...)
+	}
+	if len(faults) == 0 && d.Log != nil {
+		endless := d.Endless(p)
+		for _, name := range slices.Sorted(maps.Keys(endless)) {
+			d.Log.Warn("endless", "service", "install", "host", name, "reason", endless[name]+", with: netroot nodes --installed "+name)
+		}
 	}
 	return strictyaml.Join(faults...)
 }

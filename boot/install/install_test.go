@@ -1,6 +1,7 @@
 package install
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -31,6 +32,7 @@ hosts:
   - {name: other, mac: "00:20:38:03:37:6d", image: ubuntu, vars: {password: "*"}}
   - {name: guest, mac: "00:20:38:03:37:6e"}
   - {name: far, address: 10.9.0.5, image: ubuntu@1, vars: {password: "*", disk: /dev/vda}}
+  - {name: diskless, mac: "00:20:38:03:37:6f", image: plain}
 `
 
 const userData = `#cloud-config
@@ -46,25 +48,30 @@ var (
 	other  = host.Machine{MAC: net.HardwareAddr{0, 0x20, 0x38, 3, 0x37, 0x6d}, Address: netip.MustParseAddr("10.0.0.8"), Near: server}
 	guest  = host.Machine{MAC: net.HardwareAddr{0, 0x20, 0x38, 3, 0x37, 0x6e}, Address: netip.MustParseAddr("10.0.0.9"), Near: server}
 	nobody = host.Machine{MAC: net.HardwareAddr{0, 0x20, 0x38, 3, 0x37, 0x99}, Address: netip.MustParseAddr("10.0.0.10"), Near: server}
+	plain  = host.Machine{MAC: net.HardwareAddr{0, 0x20, 0x38, 3, 0x37, 0x6f}, Address: netip.MustParseAddr("10.0.0.11"), Near: server}
 	far    = host.Machine{Address: netip.MustParseAddr("10.9.0.5")}
 )
 
-func publish(t *testing.T, st *store.Store, s *seed.Seed) {
+// publish makes a generation. Its parts but the seed are of no account.
+func publish(t *testing.T, st *store.Store, name string, m store.Manifest, s *seed.Seed) {
 	t.Helper()
-	d, err := st.Begin("ubuntu")
+	d, err := st.Begin(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := s.Encode()
-	if err != nil {
-		t.Fatal(err)
+	data := []byte("part")
+	if s != nil {
+		m.Seed = string(s.Kind)
+		if data, err = s.Encode(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, part := range []string{store.PartRoot, store.PartKernel, store.PartInitramfs, store.PartSeed} {
 		if err := os.WriteFile(filepath.Join(d.Dir(), part), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := d.Publish(store.Manifest{Seed: string(s.Kind)}); err != nil {
+	if _, err := d.Publish(m); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -79,7 +86,8 @@ func newDesk(t *testing.T) (*Desk, *host.Live) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	publish(t, st, ubuntu())
+	publish(t, st, "ubuntu", store.Manifest{}, ubuntu())
+	publish(t, st, "plain", store.Manifest{}, nil)
 	p, err := host.Parse("netroot.yaml", []byte(policy))
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +119,7 @@ func TestDocument(t *testing.T) {
 	}{
 		{"seed/ubuntu@1/nuc/user-data", nuc, "hostname: nuc, username: ubuntu, password: \"" + hash + "\""},
 		{"seed/ubuntu@1/nuc/user-data", nuc, "path: /dev/nvme0n1"},
-		{"seed/ubuntu@1/nuc/user-data", nuc, "-X POST http://10.0.0.1/v1/installed;"},
+		{"seed/ubuntu@1/nuc/user-data", nuc, "-X POST http://10.0.0.1/v1/installed || "},
 		{"seed/ubuntu@1/NUC/meta-data", nuc, ""},
 		{"seed/ubuntu@1/nuc/vendor-data", nuc, ""},
 		{"seed/ubuntu@1/nuc/network-config", nuc, ""},
@@ -254,11 +262,58 @@ func TestOnce(t *testing.T) {
 	if got := live.Decide(other); got.Local {
 		t.Errorf("a host without boot: once: %+v", got)
 	}
+	boot(d, plain)
+	if code := report(t, d, plain, nil); code != http.StatusOK {
+		t.Errorf("the report of a host that installs nothing: %d", code)
+	}
+	if !d.Ledger.IsInstalled("other") || d.Ledger.IsInstalled("diskless") {
+		t.Error("of two hosts without boot: once, the one whose image installs is to be kept, and the other is not")
+	}
 	if err := os.WriteFile(filepath.Join(d.Ledger.dir, "installed.nuc"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if !d.Ledger.IsInstalled("nuc") {
 		t.Error("a damaged file lets the machine install itself again")
+	}
+}
+
+// Whoever writes "boot: once" where nothing ends an installation is told so, and served all the same: somebody may say by hand when it
+// has ended.
+func TestEndless(t *testing.T) {
+	d, _ := newDesk(t)
+	publish(t, d.Store.(*store.Store), "iso", store.Manifest{Medium: &store.Medium{Family: store.Casper}}, nil)
+	p, err := host.Parse("netroot.yaml", []byte(`hosts:
+  - {name: nuc, mac: "00:20:38:03:37:6c", image: ubuntu, boot: once, vars: {disk: /dev/nvme0n1, password: "*"}}
+  - {name: root, mac: "00:20:38:03:37:6d", image: plain, boot: once}
+  - {name: live, mac: "00:20:38:03:37:6e", image: iso, boot: once}
+  - {name: done, mac: "00:20:38:03:37:6f", image: iso, boot: once}
+  - {name: off, mac: "00:20:38:03:37:70", image: iso, boot: once, disabled: true}
+  - {name: later, mac: "00:20:38:03:37:71", image: gone, boot: once}
+  - {name: often, mac: "00:20:38:03:37:72", image: plain}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Ledger.SetInstalled("done", Install{}); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	d.Log = slog.New(slog.NewTextHandler(&log, nil))
+	if err := d.Check(p.Knowing(d.Ledger.IsInstalled)); err != nil {
+		t.Fatal(err)
+	}
+	got := log.String()
+	for _, want := range []string{
+		`host=live reason="live has boot: once, and iso@1 has no autoinstall, preseed or kickstart: nothing reports that it is installed`,
+		`host=root reason="root has boot: once, and plain@1 is a diskless root, which installs nothing: nothing reports`,
+		"with: netroot nodes --installed root",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("it does not say %s", want)
+		}
+	}
+	if strings.Count(got, "level=WARN msg=endless") != 2 || strings.Count(got, "\n") != 2 {
+		t.Errorf("two hosts never end, and:\n%s", got)
 	}
 }
 

@@ -141,7 +141,25 @@ func (s *Seed) CheckFor(m Machine) error {
 }
 
 // Check says what is wrong whatever the machine. Variables that the recipe does not give are left to the policy.
-func (s *Seed) Check() error {
+func (s *Seed) Check() error { return s.CheckFor(s.anybody()) }
+
+// Networks tells whether the machine sets its cards up anew by what is in the documents, while it installs itself: by network: below
+// autoinstall:, or by network-config.
+func (s *Seed) Networks() bool {
+	m := s.complete(s.anybody())
+	if text, err := s.Documents[NetworkConfig].execute(NetworkConfig, m); err == nil && strings.TrimSpace(text) != "" {
+		return true
+	}
+	text, err := s.Documents[UserData].execute(UserData, m)
+	if s.Kind != Autoinstall || err != nil {
+		return false
+	}
+	auto, _, err := commands(text)
+	return err == nil && lookup(auto, "network") != nil
+}
+
+// anybody is a machine whose policy gives the variables that the recipe does not.
+func (s *Seed) anybody() Machine {
 	m := Machine{Name: "machine", MAC: "02:00:00:00:00:01", Address: "192.0.2.2", Image: "image@1", Server: "192.0.2.1", Vars: map[string]string{}}
 	for _, name := range s.Variables() {
 		m.Vars[name] = unset + name
@@ -149,7 +167,7 @@ func (s *Seed) Check() error {
 			m.Vars[name] = v
 		}
 	}
-	return s.CheckFor(m)
+	return m
 }
 
 // unset stands for a variable that is not known yet. What holds it is not judged.

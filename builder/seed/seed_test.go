@@ -136,3 +136,22 @@ func TestParseRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestNetworks(t *testing.T) {
+	const answers = "#cloud-config\nautoinstall:\n  version: 1\n  user-data: {}\n"
+	for _, c := range []struct {
+		document, text string
+		want           bool
+	}{
+		{UserData, answers, false},
+		{UserData, answers + "  network:\n    version: 2\n    ethernets: {{.Vars.cards}}\n", true},
+		{UserData, answers + "network: {version: 2}\n", false}, // nobody's key
+		{NetworkConfig, "version: 2\n", true},
+		{NetworkConfig, "{{if false}}version: 2{{end}}\n", false},
+		{Preseed, "d-i netcfg/get_domain string network\n", false},
+	} {
+		if got := one(c.document, c.text).Networks(); got != c.want {
+			t.Errorf("%s %q: %v", c.document, c.text, got)
+		}
+	}
+}

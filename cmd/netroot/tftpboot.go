@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"netroot/boot"
 	"netroot/boot/host"
 	"netroot/boot/install"
+	"netroot/builder/store"
 )
 
 func (c *cli) tftpbootCommand() *cobra.Command {
@@ -18,8 +20,12 @@ func (c *cli) tftpbootCommand() *cobra.Command {
 		Use:   "tftpboot FOLDER --server ADDRESS",
 		Short: "Lay the boot files out in a folder, for someone else's TFTP server",
 		Long: `Writes pxelinux, its configuration for each machine of the policy, and the kernels and initramfses of all generations.
-The roots are still served by 'netroot serve' at ADDRESS. Run it again after every build; it removes only what it wrote.`,
-		Example: "  netroot tftpboot /srv/tftp --server 192.168.2.82\n  netroot serve --no-dhcp --no-tftp",
+The roots are still served by 'netroot serve' at ADDRESS. Run it again after every build; it removes only what it wrote.
+
+A machine that installs itself needs two things more. Its seed, to which its configuration points, is given only by a serve
+that sees machines begin to boot: leave --no-dhcp out there. And with "boot: once" its configuration starts the installer
+until this is run again after the installation; do so before the machine boots, or it installs itself once more.`,
+		Example: "  netroot tftpboot /srv/tftp --server 192.168.2.82\n  netroot serve --no-tftp\n  netroot serve --no-dhcp --no-tftp            # diskless machines only",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			address, err := netip.ParseAddr(server)
@@ -40,6 +46,10 @@ The roots are still served by 'netroot serve' at ADDRESS. Run it again after eve
 			if err != nil {
 				return err
 			}
+			if names := seeded(s, policy); len(names) > 0 {
+				fmt.Fprintf(c.stderr, "netroot: warning: the configurations of %s point to seeds, which 'netroot serve --no-dhcp --no-tftp' refuses to everybody: leave --no-dhcp out, "+
+					"and run this again after each installation\n", strings.Join(names, ", "))
+			}
 			if c.json {
 				return c.printJSON(done)
 			}
@@ -51,4 +61,15 @@ The roots are still served by 'netroot serve' at ADDRESS. Run it again after eve
 	cmd.Flags().IntVar(&ports.NFS, "nfs-port", ports.NFS, "TCP port of NFS and MOUNT there")
 	cmd.Flags().IntVar(&ports.HTTP, "http-port", ports.HTTP, "TCP port of HTTP there")
 	return cmd
+}
+
+// seeded names the hosts that are sent to an image with a seed.
+func seeded(s *store.Store, p *host.Policy) (names []string) {
+	for i := range p.Hosts {
+		d := p.Decide(p.Hosts[i].As())
+		if g, err := s.Resolve(d.Image); d.Image != "" && err == nil && g.Manifest.Seed != "" {
+			names = append(names, d.Name)
+		}
+	}
+	return names
 }

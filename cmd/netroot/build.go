@@ -35,12 +35,18 @@ When neither the recipe nor the packages it resolves to have changed, nothing is
 Killed at any moment, build leaves the generation that was current as it was.
 
 A recipe with from: {copy: ssh://root@HOST} (or a folder, or a tar) copies an installed system and makes it diskless; each change is
-told. Interrupted, it goes on where it ended: what has arrived is kept.`,
+told. Interrupted, it goes on where it ended: what has arrived is kept.
+
+A recipe with from: {iso: …} takes the ISO of an installer or a live system as it is, one with from: {netboot: …} a kernel and an
+initrd. What the installer would ask is answered by autoinstall: (Ubuntu), preseed: (Debian) or kickstart: (the RPM family).`,
 		Example: `  netroot build debian-12
   netroot build site.yaml --keep 5 --verify    # what a nightly job runs: promote only what boots
 
   # a copy of a machine that is installed, which then boots without its disk
-  printf 'name: twin\narch: amd64\nfrom: {copy: ssh://root@old.site}\n' > twin.yaml && netroot build twin.yaml`,
+  printf 'name: twin\narch: amd64\nfrom: {copy: ssh://root@old.site}\n' > twin.yaml && netroot build twin.yaml
+
+  # an installer; its first lines say what its hosts need
+  netroot recipes ubuntu-20.04-autoinstall && netroot build ubuntu-20.04-autoinstall`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {

@@ -36,7 +36,8 @@ Stages: ` + strings.Join(nodes.Stages, ", ") + `;
 seen and refused are machines that did not get as far.`,
 		Example: `  netroot nodes
   netroot nodes vmegr
-  netroot nodes --reinstall vmegr
+  netroot nodes --reinstall nuc
+  netroot nodes --installed nuc                # its installer cannot report, or was used by hand
   netroot nodes --json | jq -r 'select(.stage != "up") | .name'`,
 		Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -58,7 +59,7 @@ seen and refused are machines that did not get as far.`,
 			}
 			if installed || reinstall {
 				if len(args) == 0 || installed && reinstall {
-					return usageError{errors.New("--installed and --reinstall are each for one host, as in: netroot nodes --reinstall vmegr")}
+					return usageError{errors.New("--installed and --reinstall are each for one host, as in: netroot nodes --reinstall nuc")}
 				}
 				return c.setInstalled(install.OpenLedger(s.StateDir()), args[0], installed)
 			}

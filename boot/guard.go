@@ -69,6 +69,12 @@ func (g *guard) connections(client, local netip.Addr) error {
 	return err
 }
 
+// known tells whether admit answers at once.
+func (g *guard) known(client, local netip.Addr) bool {
+	p := g.neighbors.Known(client, local)
+	return p.MAC != nil || !p.Near
+}
+
 // name tells at once what is known of a client, for records of what it did.
 func (g *guard) name(client netip.Addr) (mac net.HardwareAddr, name string) {
 	p := g.neighbors.Known(client, netip.Addr{})

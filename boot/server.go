@@ -206,7 +206,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 		if err != nil {
 			return services, taken("TFTP", s.Ports.TFTP, "tftp", err)
 		}
-		t := &tftp.Server{FS: guard.files(bootFiles), Interfaces: func() []string { return s.Policy.Policy().Interfaces }, Log: log}
+		t := &tftp.Server{FS: guard.files(bootFiles), Known: guard.known, Interfaces: func() []string { return s.Policy.Policy().Interfaces }, Log: log}
 		watch.transfers(t)
 		services = append(services, service{"tftp", l.Addr(), func(ctx context.Context) error { return t.Serve(ctx, l) }, l.Close})
 	}
@@ -228,7 +228,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 		if err != nil {
 			return services, taken("NFS", s.Ports.NFS, "nfs", err)
 		}
-		n := &nfs.Server{Exports: images, Admit: guard.connections, Log: log}
+		n := &nfs.Server{Exports: images, Admit: guard.connections, Known: guard.known, Log: log}
 		watch.Last, watch.figures.NFS = images.last, n.Stats
 		services = append(services, service{"nfs", l.Addr(), func(ctx context.Context) error { return n.Serve(ctx, l) }, l.Close})
 		if pm, ok := s.portmap(n, log); ok {

@@ -18,6 +18,9 @@ files:
 hooks:
   - name: service
     script: |
+      echo kernel >/root/kernel
+      echo '{name: early, arch: amd64, from: {netboot: {kernel: {path: kernel}, initrd: {path: kernel}}}}' >/root/early.yaml
+      /usr/bin/netroot build /root/early.yaml
       useradd --system --user-group --no-create-home --shell /usr/sbin/nologin netroot
       /usr/bin/netroot units serve > /etc/systemd/system/netroot.service
       systemctl enable netroot
@@ -32,6 +35,9 @@ hooks:
 	}
 	s.expect(t, `bash -c "exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3"`, "ok")
 	s.expect(t, "stat -c '%U %a' /var/lib/netroot/state", "netroot 750")
+	// What was built before there was its group, it can read, and nobody else.
+	s.expect(t, "stat -c '%U %G %a' /var/lib/netroot /var/lib/netroot/images/early/1/vmlinuz", "root netroot 750\nroot netroot 6?40")
+	s.expect(t, "setpriv --reuid=netroot --regid=netroot --clear-groups cat /var/lib/netroot/images/early/1/vmlinuz", "kernel")
 	// A change of the policy, by reload.
 	s.expect(t, "echo 'default: menu' >/etc/netroot/netroot.yaml; systemctl reload netroot; sleep 2; journalctl -u netroot -o cat | grep -c 'policy'", "[1-9]")
 	// It is started again when it dies.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"netroot/boot/host"
+	"netroot/boot/httpd"
 	"netroot/boot/metrics"
 	"netroot/boot/nodes"
 	"netroot/boot/tftp"
@@ -49,8 +50,8 @@ func (w *watcher) handlers() map[string]http.Handler {
 // machines are not for everybody on their network.
 func (w *watcher) monitorsOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		client, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !mayMonitor(client.Addr().Unmap(), w.policy.Policy().Monitors) {
+		client, local := httpd.Addresses(r)
+		if !mayMonitor(client, local, w.policy.Policy().Monitors) {
 			http.Error(rw, "only for this machine and for those under monitors: in netroot.yaml", http.StatusForbidden)
 			return
 		}
@@ -58,8 +59,9 @@ func (w *watcher) monitorsOnly(h http.Handler) http.Handler {
 	})
 }
 
-func mayMonitor(client netip.Addr, monitors []netip.Prefix) bool {
-	return client.IsLoopback() || slices.ContainsFunc(monitors, func(p netip.Prefix) bool { return p.Contains(client) })
+// mayMonitor takes the address of a client and that of this machine which it asks. They are the same when a machine asks itself.
+func mayMonitor(client, local netip.Addr, monitors []netip.Prefix) bool {
+	return client.IsLoopback() || client.IsValid() && client == local || slices.ContainsFunc(monitors, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
 // stageUnit is what makes a machine report its last stage.

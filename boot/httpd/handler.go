@@ -96,7 +96,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.stats.requests.Add(1)
-	client, local := addresses(r)
+	client, local := Addresses(r)
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	log := h.log().With("service", "http", "client", client.String(), "file", clip(name))
 	// A name with "..", doubled slashes or a slash at the end is not valid, and none of them is ever asked for in earnest.
@@ -181,7 +181,8 @@ func contentType(name string) string {
 	return "application/octet-stream"
 }
 
-func addresses(r *http.Request) (client, local netip.Addr) {
+// Addresses returns the address of a client, and that of this machine which it asks.
+func Addresses(r *http.Request) (client, local netip.Addr) {
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		client = ap.Addr().Unmap()
 	}

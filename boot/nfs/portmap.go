@@ -1,10 +1,12 @@
 package nfs
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -87,6 +89,9 @@ func (s *Server) ServePortmap(ctx context.Context, l net.Listener, pc net.Packet
 	return first
 }
 
+// strangers datagrams of clients that are not known wait for Admit together.
+const strangers = 256
+
 func (s *Server) servePackets(ctx context.Context, pc net.PacketConn, p program) error {
 	stop := context.AfterFunc(ctx, func() { pc.Close() })
 	defer stop()
@@ -99,6 +104,9 @@ func (s *Server) servePackets(ctx context.Context, pc net.PacketConn, p program)
 	}
 	c := &conn{s: s, programs: []program{p}}
 	buf := make([]byte, 2048)
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	unknown := make(chan struct{}, strangers)
 	for failures := 0; ; {
 		n, cm, from, err := v4.ReadFrom(buf)
 		if ctx.Err() != nil {
@@ -118,11 +126,27 @@ func (s *Server) servePackets(ctx context.Context, pc net.PacketConn, p program)
 			local, _ = netip.AddrFromSlice(cm.Dst.To4())
 			cm = &ipv4.ControlMessage{Src: cm.Dst}
 		}
-		if !s.admit(addrOf(from), local) {
+		reply := c.packet(buf[:n])
+		if reply == nil {
 			continue
 		}
-		if reply := c.packet(buf[:n]); reply != nil {
-			v4.WriteTo(reply, cm, from)
+		client := addrOf(from)
+		if s.Known == nil || s.Known(client, local) {
+			if s.admit(client, local) {
+				v4.WriteTo(reply, cm, from)
+			}
+			continue
+		}
+		select {
+		case unknown <- struct{}{}:
+			reply := bytes.Clone(reply)
+			waiting.Go(func() {
+				if s.admit(client, local) {
+					v4.WriteTo(reply, cm, from)
+				}
+				<-unknown
+			})
+		default:
 		}
 	}
 }

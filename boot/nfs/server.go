@@ -24,6 +24,9 @@ type Server struct {
 	// Admit is asked for each connection, and by the portmapper for each datagram, with the address at this machine that the
 	// client talks to. An error, which is the reason, refuses the client; a nil Admit admits everybody.
 	Admit func(client, local netip.Addr) error
+	// Known tells whether Admit returns at once. The portmapper looks at the datagrams of others beside the rest, and forgets them
+	// when there are too many, so that forged addresses keep no client waiting that is known; nil means all are known.
+	Known func(client, local netip.Addr) bool
 	Log   *slog.Logger // one record per event; nil is silent
 	Event func(Event)  // called for each event, from many goroutines; may be nil
 

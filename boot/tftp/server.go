@@ -35,8 +35,9 @@ const (
 	shutdownGrace = 2 * time.Second
 	maxEventName  = 255
 	maxErrorText  = 200
-	askers        = 4  // requests that are looked at together: opening a file may take time
-	diskReaders   = 16 // transfers that wait for the disk together
+	askers        = 4   // requests that are looked at together: opening a file may take time
+	strangers     = 256 // requests that wait for FS together
+	diskReaders   = 16  // transfers that wait for the disk together
 
 	defaultTransfers = 8192
 	defaultPerClient = 1024
@@ -47,6 +48,9 @@ type Server struct {
 	// FS returns the tree that a client sees at the address local of this machine. Where opening a file fails with fs.ErrPermission
 	// the client hears of an access violation.
 	FS func(client, local netip.Addr) fs.FS
+	// Known tells whether FS returns at once. The others are looked at beside the rest, and forgotten when there are too many of
+	// them, so that forged addresses keep no client waiting that is known; nil means all are known.
+	Known func(client, local netip.Addr) bool
 	// Interfaces tells which ones clients come in on, besides loopback, at the moment it is called; nil and none mean all.
 	Interfaces func() []string
 	// Transfers at once, in all and of one address; 0 means 8192 and 1024.
@@ -124,6 +128,7 @@ type serving struct {
 	files    sources
 	fetchers sync.WaitGroup
 	disk     chan struct{}
+	unknown  chan struct{} // who is not known waits in here
 	wake     chan struct{} // the first transfer came
 }
 
@@ -136,7 +141,7 @@ func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	}
 	defer links.close()
 	run := &serving{Server: s, ctx: context.WithoutCancel(ctx), log: s.logger(), l: l, state: l.state, links: links,
-		port: uint16(l.requests.LocalAddr().(*net.UDPAddr).Port), disk: make(chan struct{}, diskReaders), wake: make(chan struct{}, 1)}
+		port: uint16(l.requests.LocalAddr().(*net.UDPAddr).Port), disk: make(chan struct{}, diskReaders), unknown: make(chan struct{}, strangers), wake: make(chan struct{}, 1)}
 	for _, sock := range l.data {
 		run.reactors = append(run.reactors, newReactor(run, sock))
 	}
@@ -299,56 +304,92 @@ func (s *serving) request(p, oob []byte, from netip.AddrPort) {
 		return
 	}
 	s.stats.requests.Add(1)
-	in := s.arrived(oob)
-	log := s.log.With("client", from.Addr().String(), "file", clip(req.name, maxEventName))
-	refuse := func(level slog.Level, code uint16, text, reason string) {
-		s.stats.refused.Add(1)
-		log.Log(s.ctx, level, "refused", "reason", reason)
-		if text != "" {
-			s.say(from, in.local, errorPacket(code, text))
-		}
-	}
+	q := &question{serving: s, from: from, in: s.arrived(oob), request: req, log: s.log.With("client", from.Addr().String(), "file", clip(req.name, maxEventName))}
 	clean, nameErr := Clean(req.name)
 	switch {
-	case in.broadcast: // RFC 1123, section 4.2.3.5
-		refuse(slog.LevelDebug, 0, "", "the request was a broadcast")
-	case !s.serves(in.iface):
-		refuse(slog.LevelDebug, 0, "", "came in by "+in.iface+", which is not served")
+	case q.in.broadcast: // RFC 1123, section 4.2.3.5
+		q.ignore("the request was a broadcast")
+	case !s.serves(q.in.iface):
+		q.ignore("came in by " + q.in.iface + ", which is not served")
 	case err != nil:
-		refuse(slog.LevelInfo, codeIllegal, err.Error(), err.Error())
+		q.refuse(slog.LevelWarn, codeIllegal, err.Error(), err.Error())
 	case req.write:
-		refuse(slog.LevelInfo, codeAccess, "this server is read-only", "write request: this server is read-only")
+		q.refuse(slog.LevelWarn, codeAccess, "this server is read-only", "write request: this server is read-only")
 	case nameErr != nil:
-		refuse(slog.LevelInfo, codeAccess, nameErr.Error(), nameErr.Error())
+		q.refuse(slog.LevelWarn, codeAccess, nameErr.Error(), nameErr.Error())
 	default:
-		t := &transfer{key: keyOf(from), client: from, local: in.local, asked: req.name, packet: string(p), netascii: req.netascii,
-			opening: true, start: time.Now(), to: newDestination(from, in.local)}
-		r := s.reactors[reactorOf(t.key, len(s.reactors))]
-		if ok, reason := s.admit(r, t); reason != "" {
-			refuse(slog.LevelWarn, codeOther, "too many transfers, ask again later", reason)
-			return
-		} else if !ok {
-			return
-		}
-		src, err := s.files.get(s.FS(from.Addr(), in.local), clean, req.netascii)
-		if err == nil {
-			t.terms = negotiate(req, src.size, in.mtu-overhead)
-			t.gso = t.window > 1 && t.blksize+overhead <= in.mtu
-			log.Debug("started", "bytes", src.size, "blksize", t.blksize, "windowsize", t.window)
-			r.start(t, src)
-			return
-		}
-		r.drop(t)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			// Most of these are pxelinux looking for its configuration under ever shorter names.
-			refuse(slog.LevelDebug, codeNotFound, "file not found", "not found")
-		case errors.Is(err, fs.ErrPermission):
-			refuse(slog.LevelInfo, codeAccess, "access denied", err.Error())
-		default:
-			refuse(slog.LevelWarn, codeOther, "cannot read file", err.Error())
-		}
+		q.begin(string(p), clean)
 	}
+}
+
+// A question is a request that is being looked at.
+type question struct {
+	*serving
+	from    netip.AddrPort
+	in      arrival
+	request request
+	log     *slog.Logger
+}
+
+// begin begins a transfer, which for a client that is not known waits beside the others. packet is the request as it came.
+func (q *question) begin(packet, clean string) {
+	t := &transfer{key: keyOf(q.from), client: q.from, local: q.in.local, asked: q.request.name, packet: packet, netascii: q.request.netascii,
+		opening: true, start: time.Now(), to: newDestination(q.from, q.in.local)}
+	r := q.reactors[reactorOf(t.key, len(q.reactors))]
+	if ok, reason := q.admit(r, t); reason != "" {
+		q.refuse(slog.LevelWarn, codeOther, "too many transfers, ask again later", reason)
+		return
+	} else if !ok {
+		return
+	}
+	if q.Known == nil || q.Known(q.from.Addr(), q.in.local) {
+		q.open(r, t, clean)
+		return
+	}
+	select {
+	case q.unknown <- struct{}{}:
+		q.fetchers.Go(func() {
+			q.open(r, t, clean)
+			<-q.unknown
+		})
+	default:
+		r.drop(t)
+		q.ignore("too many clients at once that are not known")
+	}
+}
+
+func (q *question) open(r *reactor, t *transfer, clean string) {
+	src, err := q.files.get(q.FS(q.from.Addr(), q.in.local), clean, t.netascii)
+	if err == nil {
+		t.terms = negotiate(q.request, src.size, q.in.mtu-overhead)
+		t.gso = t.window > 1 && t.blksize+overhead <= q.in.mtu
+		q.log.Debug("started", "bytes", src.size, "blksize", t.blksize, "windowsize", t.window)
+		r.start(t, src)
+		return
+	}
+	r.drop(t)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// Most of these are pxelinux looking for its configuration under ever shorter names.
+		q.refuse(slog.LevelDebug, codeNotFound, "file not found", "not found")
+	case errors.Is(err, fs.ErrPermission):
+		q.refuse(slog.LevelWarn, codeAccess, "access denied", err.Error())
+	default:
+		q.refuse(slog.LevelWarn, codeOther, "cannot read file", err.Error())
+	}
+}
+
+// refuse tells the client text, and the log the reason.
+func (q *question) refuse(level slog.Level, code uint16, text, reason string) {
+	q.stats.refused.Add(1)
+	q.log.Log(q.ctx, level, "refused", "reason", reason)
+	q.say(q.from, q.in.local, errorPacket(code, text))
+}
+
+// ignore refuses without a word to the client.
+func (q *question) ignore(reason string) {
+	q.stats.refused.Add(1)
+	q.log.Debug("refused", "reason", reason)
 }
 
 // say sends a packet that belongs to no transfer.

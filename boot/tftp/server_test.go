@@ -256,7 +256,7 @@ func TestRefusals(t *testing.T) {
 		code  byte
 		event string
 	}{
-		"write":                           {2, 2, "level=INFO msg=refused service=tftp client=127.0.0.1 file=write reason=\"write request"},
+		"write":                           {2, 2, "level=WARN msg=refused service=tftp client=127.0.0.1 file=write reason=\"write request"},
 		"../etc/shadow":                   {1, 2, "file=../etc/shadow reason=\"the name leaves the served tree\""},
 		"a/../../etc/shadow":              {1, 2, "file=a/../../etc/shadow reason"},
 		`..\boot.ini`:                     {1, 2, `boot.ini reason="the name leaves`},

@@ -45,7 +45,7 @@ func (s *Store) Protect(gid int) (corrected []string, err error) {
 		if err != nil {
 			return corrected, fmt.Errorf("protect store: %w", err)
 		}
-		if changed > 0 {
+		if changed > 0 && perm&0o070 != 0 { // else nobody was meant to read it yet
 			corrected = append(corrected, fmt.Sprintf("%d files and folders of %s were not of the group %d", changed, s.dir, gid))
 		}
 	}

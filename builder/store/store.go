@@ -119,7 +119,10 @@ func (s *Store) Prepare() error {
 	if err := os.MkdirAll(filepath.Dir(s.dir), 0o755); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
-	for _, dir := range []string{s.dir, s.imagesDir(), s.CacheDir(), s.LoaderDir(), s.workDir()} {
+	if err := s.mkdir(s.dir, 0o700); err != nil { // Protect opens it for a group
+		return err
+	}
+	for _, dir := range []string{s.imagesDir(), s.CacheDir(), s.LoaderDir(), s.workDir()} {
 		if err := s.mkdir(dir, 0o750); err != nil {
 			return err
 		}

@@ -118,7 +118,7 @@ func TestPublish(t *testing.T) {
 	if err := got.Verify(t.Context()); err != nil {
 		t.Error(err)
 	}
-	for path, want := range map[string]fs.FileMode{s.Dir(): 0o750, got.Dir: 0o750, got.Path(PartRoot): 0o640, got.Path(ManifestName): 0o640} {
+	for path, want := range map[string]fs.FileMode{s.Dir(): 0o700, got.Dir: 0o750, got.Path(PartRoot): 0o640, got.Path(ManifestName): 0o640} {
 		st, err := os.Stat(path)
 		if err != nil || st.Mode().Perm() != want {
 			t.Errorf("%s has mode %v, want %v (%v)", path, st.Mode(), want, err)

@@ -45,10 +45,12 @@ func account(name string) (a privilege.Account, reason string, err error) {
 func secure(s *store.Store, a privilege.Account, log *slog.Logger) error {
 	gid := store.NoGroup
 	if os.Geteuid() == 0 {
-		if g, err := user.LookupGroup(serverName); err == nil {
-			if gid, err = strconv.Atoi(g.Gid); err != nil {
-				return fmt.Errorf("protect store: group %s has the ID %q", serverName, g.Gid)
-			}
+		unknown := user.UnknownGroupError("")
+		var err error
+		if gid, err = groupID(serverName); errors.As(err, &unknown) {
+			gid = store.NoGroup
+		} else if err != nil {
+			return fmt.Errorf("protect store: %w", err)
 		}
 	} else if st, err := os.Stat(s.Dir()); err != nil || int(st.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
 		return nil // it is for its owner to close
@@ -61,6 +63,18 @@ func secure(s *store.Store, a privilege.Account, log *slog.Logger) error {
 		return err
 	}
 	return s.GiveState(a.UID, a.GID)
+}
+
+func groupID(name string) (int, error) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return 0, fmt.Errorf("group %s has the ID %q", name, g.Gid)
+	}
+	return gid, nil
 }
 
 // settle gives up what was needed to open the ports.
@@ -92,7 +106,7 @@ func readable(a privilege.Account, s *store.Store, policy string) error {
 			return nil
 		}
 		if err := open(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("serve runs as user %s, who cannot read %s: %w; let the group %s read it, or serve with --user root", a.Name, path, err, serverName)
+			return fmt.Errorf("serve runs as user %s, who cannot read %s: %w; let the group %s read it (a store: netroot protect, as root), or serve with --user root", a.Name, path, err, serverName)
 		}
 		return nil
 	}

@@ -122,7 +122,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or invalid recipe, 3 the image is un
 	root.AddCommand(
 		c.buildCommand(), c.serveCommand(), c.nodesCommand(), c.verifyCommand(),
 		c.imagesCommand(), c.showCommand(), c.diffCommand(), c.rollbackCommand(), c.promoteCommand(), c.gcCommand(), c.exportCommand(),
-		c.lockCommand(), c.checkCommand(), c.reportCommand(), c.initramfsCommand(), c.tftpbootCommand(), c.unitsCommand(),
+		c.lockCommand(), c.checkCommand(), c.reportCommand(), c.initramfsCommand(), c.tftpbootCommand(), c.unitsCommand(), c.protectCommand(),
 		c.importDnsmasqCommand(), c.doctorCommand(), c.recipesCommand(), c.schemaCommand(), c.versionCommand(),
 	)
 	asUsageErrors(root)

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -277,6 +279,9 @@ hosts:
 	t.Run("forged", func(t *testing.T) {
 		forged(t, s, server)
 	})
+	t.Run("flood", func(t *testing.T) {
+		flood(t, s, server)
+	})
 }
 
 // forged has the neighbour ask with the addresses of others: it sees nothing of the answers.
@@ -313,6 +318,96 @@ func forged(t *testing.T, s *guarded, server string) {
 		}
 	}
 	s.logged(t, "tftp", "10.77.0.99", "", "it did not tell its MAC address")
+}
+
+// getport asks the portmapper where NFS is (RFC 1833, section 3).
+var getport = func() (call []byte) {
+	for _, word := range []uint32{1, 0, 2, 100000, 2, 3, 0, 0, 0, 0, 100003, 3, 6, 0} {
+		call = binary.BigEndian.AppendUint32(call, word)
+	}
+	return call
+}()
+
+// flood has the neighbour ask by TFTP and the portmapper with the addresses of machines that are not there: one that is listed does not
+// notice.
+func flood(t *testing.T, s *guarded, server string) {
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	go func() {
+		sent := 0
+		stopped <- s.lab.Do(vm.NSLab, func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			to := netip.MustParseAddr(server).As4()
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for ; ; sent++ {
+				select {
+				case <-stop:
+					if sent < 500 {
+						return fmt.Errorf("only %d packets were sent", sent)
+					}
+					return nil
+				case <-tick.C:
+				}
+				from := [4]byte{10, 77, 0, byte(20 + sent/2%100)}
+				packet := udp(from, to, 69, append([]byte{0, 1}, "debian-12/1/vmlinuz\x00octet\x00"...))
+				if sent%2 == 1 {
+					packet = udp(from, to, 111, getport)
+				}
+				if err := unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: to}); err != nil {
+					return err
+				}
+			}
+		})
+	}()
+	time.Sleep(time.Second)
+	for range 5 {
+		began := time.Now()
+		if out, err := s.run(t, vm.NSRouter, "curl", "-s", "-S", "-m", "5", "tftp://"+server+"/debian-12/1/vmlinuz"); err != nil || out != "the kernel" {
+			t.Errorf("by TFTP the listed machine gets %q, %v", out, err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("by TFTP the listed machine waits %s", took)
+		}
+		began = time.Now()
+		if err := s.lab.Do(vm.NSRouter, func() error {
+			conn, err := net.Dial("udp4", server+":111")
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(5 * time.Second))
+			if _, err := conn.Write(getport); err != nil {
+				return err
+			}
+			answer := make([]byte, 100)
+			n, err := conn.Read(answer)
+			if err == nil && !bytes.HasSuffix(answer[:n], []byte{0, 0, 2049 >> 8, 2049 & 0xff}) {
+				err = fmt.Errorf("the portmapper says %x", answer[:n])
+			}
+			return err
+		}); err != nil || time.Since(began) > time.Second {
+			t.Errorf("the portmapper's answer after %s: %v", time.Since(began), err)
+		}
+	}
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// udp is a datagram with its IP header, without checksums.
+func udp(from, to [4]byte, port uint16, data []byte) []byte {
+	p := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
+	p = append(append(p, from[:]...), to[:]...)
+	p = binary.BigEndian.AppendUint16(p, 2000)
+	p = binary.BigEndian.AppendUint16(p, port)
+	p = binary.BigEndian.AppendUint16(p, uint16(8+len(data)))
+	p = append(append(p, 0, 0), data...)
+	return p
 }
 
 // With interfaces given, who comes in by another one is refused, whichever address he asks.

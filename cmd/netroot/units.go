@@ -80,19 +80,25 @@ func (u unit) text() (string, error) {
 
 // Command is the value of ExecStart.
 func (u unit) Command() string {
-	words := []string{u.Program, "serve", "--store", u.Store.Dir()}
+	words := []string{"serve", "--store", u.Store.Dir()}
 	if u.Config != "" {
 		words = append(words, "--config", u.Config)
 	}
-	var b strings.Builder
-	for i, w := range append(words, u.Args...) {
-		if i > 0 {
-			b.WriteByte(' ')
-			w = strings.ReplaceAll(w, "$", "$$") // what systemd would take for a variable; not in the program's name
-		}
-		b.WriteString(quoted(w))
+	return u.line(append(words, u.Args...))
+}
+
+// Protect is the value of ExecStartPre.
+func (u unit) Protect() string {
+	return u.line([]string{"protect", "--store", u.Store.Dir(), "--group", u.User})
+}
+
+// line is a command line of this program.
+func (u unit) line(args []string) string {
+	words := []string{quoted(u.Program)}
+	for _, a := range args {
+		words = append(words, quoted(strings.ReplaceAll(a, "$", "$$"))) // what systemd would take for a variable; not in the program's name
 	}
-	return b.String()
+	return strings.Join(words, " ")
 }
 
 // State says how the folder of what serve remembers gets there, and that it may be written.

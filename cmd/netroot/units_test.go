@@ -55,7 +55,7 @@ func TestServeUnitPaths(t *testing.T) {
 		has, hasnt []string
 	}{
 		{[]string{"--store", "/var/lib/netroot"},
-			[]string{" serve --store /var/lib/netroot", "StateDirectory=netroot/state", "User=netroot"}, []string{"ReadWritePaths=", "--config"}},
+			[]string{" serve --store /var/lib/netroot", " protect --store /var/lib/netroot --group netroot", "StateDirectory=netroot/state", "User=netroot"}, []string{"ReadWritePaths=", "--config"}},
 		{[]string{"--store", "/home/netroot/store", "--user", "images"},
 			[]string{"ReadWritePaths=-/home/netroot/store/state", "ProtectHome=read-only", "User=images", "Group=images"}, []string{"StateDirectory="}},
 		{[]string{"--store", "/var/tmp/store"}, []string{"PrivateTmp=no"}, nil},
@@ -65,7 +65,7 @@ func TestServeUnitPaths(t *testing.T) {
 		lines := strings.Split(unitOf(t, append([]string{"units", "serve"}, c.args...)...), "\n")
 		for _, want := range c.has {
 			if !slices.ContainsFunc(lines, func(l string) bool {
-				return l == want || strings.HasPrefix(l, "ExecStart=/") && strings.HasSuffix(l, want)
+				return l == want || (strings.HasPrefix(l, "ExecStart=/") || strings.HasPrefix(l, "ExecStartPre=+/")) && strings.HasSuffix(l, want)
 			}) {
 				t.Errorf("%q: no line %q in\n%s", c.args, want, strings.Join(lines, "\n"))
 			}

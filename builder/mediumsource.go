@@ -135,7 +135,7 @@ func (s *mediumSource) listed(ctx context.Context, b recipe.Blob) (string, error
 		} else {
 			var signature []byte
 			if signature, err = s.document(ctx, b.Signature, maxSignature); err == nil {
-				err = keys.VerifyDetached(b.Sums, text, signature, time.Now())
+				err = keys.VerifyDetached(b.Sums, text, signature, time.Now(), pgp.Modern)
 			}
 		}
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"netroot/builder/chroot"
 	"netroot/builder/fetch"
@@ -30,6 +31,9 @@ type yumSource struct {
 	fetcher  *fetch.Fetcher
 	progress *progress.Reporter
 	log      *slog.Logger
+
+	movable bool        // a mirror can stand in for the recipe's
+	mirrors yum.Mirrors // where the packages were found; nil when they come from a lock
 }
 
 func (b *Builder) yumSource(r *recipe.Recipe) (*yumSource, error) {
@@ -39,20 +43,24 @@ func (b *Builder) yumSource(r *recipe.Recipe) (*yumSource, error) {
 		mirror = b.Mirror
 	}
 	s := &yumSource{
-		config:   yum.Config{Arch: rpmArch[r.Arch], ReleaseVer: from.ReleaseVer},
+		config:   yum.Config{Arch: rpmArch[r.Arch], ReleaseVer: from.ReleaseVer, Files: slices.DeleteFunc(slices.Clone(r.Packages), func(p string) bool { return !strings.HasPrefix(p, "/") })},
 		want:     yum.Want{Groups: from.Groups, Packages: r.Packages, Exclude: from.Exclude},
 		strength: map[string]pgp.Strength{},
 		fetcher:  b.fetcher(),
 		progress: b.Progress,
 		log:      b.log(),
 	}
+	if err := s.mirrorFits(b.Mirror, from.Repos); err != nil {
+		return nil, err
+	}
 	for _, repo := range from.Repos {
 		one := yum.Repo{
 			Name: repo.Name, BaseURL: repo.BaseURL, MirrorList: repo.MirrorList, Metalink: repo.Metalink,
-			SignedRepo: repo.RepoGPGCheck, Priority: repo.Priority, Exclude: repo.Exclude, WeakSums: repo.Legacy,
+			SignedRepo: repo.RepoGPGCheck, Priority: repo.Priority, Exclude: repo.Exclude, Legacy: repo.Legacy,
 		}
 		if repo.Path != "" {
 			one.BaseURL = mirror + "/" + repo.Path
+			s.movable = true
 		}
 		if repo.Checked() {
 			keys, err := pgp.ReadKeyring(repo.GPGKey...)
@@ -75,11 +83,30 @@ func (b *Builder) yumSource(r *recipe.Recipe) (*yumSource, error) {
 	return s, nil
 }
 
+// mirrorFits tells of repositories that a mirror given on the command line changes nothing for.
+func (s *yumSource) mirrorFits(mirror string, repos []recipe.Repo) error {
+	var fixed []string
+	for _, r := range repos {
+		if r.Path == "" {
+			fixed = append(fixed, r.Name)
+		}
+	}
+	switch {
+	case mirror == "" || len(fixed) == 0:
+	case len(fixed) == len(repos):
+		return fmt.Errorf("--mirror has no effect: it stands in for the recipe's mirror:, and no repository (%s) has a path: below that; change baseurl:, mirrorlist: or metalink: in the recipe", strings.Join(fixed, ", "))
+	default:
+		s.log.Warn("--mirror has no effect on repositories that have no path: below the recipe's mirror:", "repositories", strings.Join(fixed, " "))
+	}
+	return nil
+}
+
 func (s *yumSource) resolve(ctx context.Context) (*lock.Lock, error) {
 	u, err := yum.Open(ctx, s.config, s.fetcher)
 	if err != nil {
 		return nil, err
 	}
+	s.mirrors = u.Mirrors()
 	packages, err := u.Resolve(s.want)
 	if err != nil {
 		return nil, err
@@ -89,7 +116,7 @@ func (s *yumSource) resolve(ctx context.Context) (*lock.Lock, error) {
 
 // fetch downloads the packages and checks who signed them.
 func (s *yumSource) fetch(ctx context.Context, pins *lock.Lock) error {
-	items, err := yum.Items(ctx, s.config, s.fetcher, pins)
+	items, err := yum.Items(ctx, s.config, s.fetcher, pins, s.mirrors)
 	if err != nil {
 		return err
 	}
@@ -110,9 +137,21 @@ func (s *yumSource) fetch(ctx context.Context, pins *lock.Lock) error {
 		return nil
 	})
 	if fetch.NotFound(err) || fetch.Mismatch(err) {
-		return fmt.Errorf("%w (the repository does not hold what its own metadata says: wait until it is in sync, or name another with --mirror)", err)
+		return fmt.Errorf("%w (%s)", err, s.wayOut())
 	}
 	return err
+}
+
+// wayOut says what to do about a package that a repository does not have.
+func (s *yumSource) wayOut() string {
+	another := "in the recipe"
+	if s.movable {
+		another = "with --mirror"
+	}
+	if s.mirrors == nil {
+		return "the repository no longer has what was locked: make a new lock with 'netroot lock', or name a mirror that still has it " + another
+	}
+	return "the repository does not hold what its own metadata says: wait until it is in sync, or name another " + another
 }
 
 // assemble unpacks what the root's own rpm needs, and has that install everything.

@@ -166,7 +166,7 @@ func (o *opener) verify(r repo, name string, data, signature []byte) ([]byte, er
 	if inline {
 		return keys.VerifyInline(name, data, o.cfg.now())
 	}
-	return data, keys.VerifyDetached(name, data, signature, o.cfg.now())
+	return data, keys.VerifyDetached(name, data, signature, o.cfg.now(), pgp.Modern)
 }
 
 // lists reads every Packages file of a repository.

@@ -40,8 +40,8 @@ func (c Cache) Remove(sum string) error {
 	return nil
 }
 
-// has is Has for a blob of a known length; one of another length (a damaged disk) is removed.
-func (c Cache) has(sum string, size int64) bool {
+// Holds is Has for a blob of a known length; one of another length (a damaged disk) is removed.
+func (c Cache) Holds(sum string, size int64) bool {
 	info, err := os.Stat(c.Path(sum))
 	if err != nil || !info.Mode().IsRegular() {
 		return false
@@ -69,7 +69,7 @@ func (c Cache) openPart(ctx context.Context, sum string, size int64) (*os.File, 
 		if err == nil {
 			// The holder before us may have renamed or removed the file between our open and our lock.
 			if sameFile(f, path+".part") {
-				if c.has(sum, size) {
+				if c.Holds(sum, size) {
 					os.Remove(path + ".part")
 					f.Close()
 					return nil, nil
@@ -77,7 +77,7 @@ func (c Cache) openPart(ctx context.Context, sum string, size int64) (*os.File, 
 				return f, nil
 			}
 			f.Close()
-			if c.has(sum, size) {
+			if c.Holds(sum, size) {
 				return nil, nil
 			}
 			continue

@@ -22,6 +22,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,6 +47,7 @@ type Fetcher struct {
 
 	once   sync.Once
 	client *http.Client
+	silent sync.Map // the hosts that did not answer, or not to the end
 }
 
 // An Item is one file to fetch.
@@ -53,7 +55,8 @@ type Item struct {
 	Name string // what errors call it: a package name
 	URL  string
 	Size int64
-	Sum  string // SHA-256 in hex; by its length also SHA-512, or SHA-1 for archives so old that they have nothing better
+	Sum  string   // SHA-256 in hex; by its length also SHA-512, or SHA-1 for archives so old that they have nothing better
+	Also []string // the same file at other servers, asked in this order when the one before does not have it
 }
 
 // A StatusError is an answer of a server other than the one hoped for.
@@ -94,7 +97,7 @@ func (f *Fetcher) Get(ctx context.Context, items []Item, done func(i int, path s
 		if !validSum(it.Sum) || it.Size < 0 {
 			return fmt.Errorf("fetch %s: no size or no checksum to verify it with", it.Name)
 		}
-		if !f.Cache.has(it.Sum, it.Size) {
+		if !f.Cache.Holds(it.Sum, it.Size) {
 			missing = append(missing, i)
 			total += it.Size
 		}
@@ -131,6 +134,9 @@ func (f *Fetcher) Get(ctx context.Context, items []Item, done func(i int, path s
 				}
 				i := missing[n]
 				if err := f.get(ctx, items[i], task); err != nil {
+					if _, several := errors.AsType[*nowhere](err); several {
+						return fmt.Errorf("fetch %s from any of %d servers: %w", items[i].Name, 1+len(items[i].Also), err)
+					}
 					return fmt.Errorf("fetch %s from %s: %w", items[i].Name, redact(items[i].URL), err)
 				}
 				ready <- i
@@ -181,17 +187,81 @@ func presentItems(items []Item, missing []int) []int {
 // get brings one item into the cache, trying again as often as makes sense.
 func (f *Fetcher) get(ctx context.Context, it Item, task *progress.Task) error {
 	return f.retry(ctx, it.Name, func() error {
-		part, err := f.Cache.openPart(ctx, it.Sum, it.Size)
-		if err != nil {
-			return &diskError{err}
+		urls := f.inOrder(it)
+		failed := &nowhere{}
+		for _, at := range urls {
+			here := it
+			here.URL = at
+			err := f.getFrom(ctx, here, task)
+			if _, ours := errors.AsType[*diskError](err); err == nil || ours || ctx.Err() != nil || len(urls) == 1 {
+				return err
+			}
+			if answered := NotFound(err) || Mismatch(err); !answered {
+				f.silent.Store(hostOf(at), true)
+			}
+			failed.urls, failed.errs = append(failed.urls, at), append(failed.errs, err)
 		}
-		if part == nil { // another process was faster
-			task.Add(it.Size)
-			return nil
-		}
-		defer part.Close() // gives the lock back
-		return f.try(ctx, it, part, task)
+		return failed
 	})
+}
+
+// inOrder lists the URLs of an item; those of hosts that did not answer before come last.
+func (f *Fetcher) inOrder(it Item) []string {
+	urls := append([]string{it.URL}, it.Also...)
+	slices.SortStableFunc(urls, func(a, b string) int {
+		_, badA := f.silent.Load(hostOf(a))
+		_, badB := f.silent.Load(hostOf(b))
+		switch {
+		case badA == badB:
+			return 0
+		case badB:
+			return -1
+		}
+		return 1
+	})
+	return urls
+}
+
+func hostOf(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// nowhere is what became of an item that none of several servers gave.
+type nowhere struct {
+	urls []string
+	errs []error
+}
+
+func (e *nowhere) Unwrap() []error { return e.errs }
+
+func (e *nowhere) Error() string {
+	const most = 3
+	var says []string
+	for i, err := range e.errs[:min(len(e.errs), most)] {
+		says = append(says, fmt.Sprintf("%s: %v", redact(e.urls[i]), err))
+	}
+	if n := len(e.errs) - most; n > 0 {
+		says = append(says, fmt.Sprintf("and no better from %d more", n))
+	}
+	return strings.Join(says, "; ")
+}
+
+// getFrom makes one attempt at one server.
+func (f *Fetcher) getFrom(ctx context.Context, it Item, task *progress.Task) error {
+	part, err := f.Cache.openPart(ctx, it.Sum, it.Size)
+	if err != nil {
+		return &diskError{err}
+	}
+	if part == nil { // another process was faster
+		task.Add(it.Size)
+		return nil
+	}
+	defer part.Close() // gives the lock back
+	return f.try(ctx, it, part, task)
 }
 
 // retry runs try until it succeeds, fails for good, or was run Attempts times.
@@ -226,6 +296,9 @@ func (f *Fetcher) retry(ctx context.Context, name string, try func() error) erro
 
 // temporary says whether another try may help.
 func temporary(err error) bool {
+	if all, ok := errors.AsType[*nowhere](err); ok {
+		return slices.ContainsFunc(all.errs, temporary)
+	}
 	if _, ok := errors.AsType[*badPart](err); ok {
 		return true
 	}

@@ -146,7 +146,7 @@ func TestWrongBytes(t *testing.T) {
 				requests.Add(1)
 				content(c.serve)(w, r)
 			})
-			err := f.Get(t.Context(), []Item{{"coreutils", url + "/pool/coreutils.deb", 5000, sumOf(data)}}, func(int, string) error {
+			err := f.Get(t.Context(), []Item{{Name: "coreutils", URL: url + "/pool/coreutils.deb", Size: 5000, Sum: sumOf(data)}}, func(int, string) error {
 				t.Error("done was called")
 				return nil
 			})
@@ -172,7 +172,7 @@ func TestResumeAfterBreak(t *testing.T) {
 		}
 		content(data)(w, r)
 	})
-	if err := f.Get(t.Context(), []Item{{"x", url, int64(len(data)), sumOf(data)}}, nil); err != nil {
+	if err := f.Get(t.Context(), []Item{{Name: "x", URL: url, Size: int64(len(data)), Sum: sumOf(data)}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	wantFile(t, f, data)
@@ -231,7 +231,7 @@ func TestOldPart(t *testing.T) {
 			if err := os.WriteFile(path+".part", c.part, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.Get(t.Context(), []Item{{"x", url, int64(len(data)), sumOf(data)}}, nil); err != nil {
+			if err := f.Get(t.Context(), []Item{{Name: "x", URL: url, Size: int64(len(data)), Sum: sumOf(data)}}, nil); err != nil {
 				t.Fatal(err)
 			}
 			wantFile(t, f, data)
@@ -256,7 +256,7 @@ func TestStatus(t *testing.T) {
 			content(data)(w, r)
 		}
 	})
-	item := Item{"x", url + "/x", 1000, sumOf(data)}
+	item := Item{Name: "x", URL: url + "/x", Size: 1000, Sum: sumOf(data)}
 	if err := f.Get(t.Context(), []Item{item}, nil); err != nil || n.Load() != 3 {
 		t.Errorf("503, 503, 200: %v after %d requests", err, n.Load())
 	}
@@ -295,13 +295,13 @@ func TestStall(t *testing.T) {
 				<-r.Context().Done()
 			})
 			f.Stall = 50 * time.Millisecond
-			if err := f.Get(t.Context(), []Item{{"x", url, int64(len(data)), sumOf(data)}}, nil); err != nil {
+			if err := f.Get(t.Context(), []Item{{Name: "x", URL: url, Size: int64(len(data)), Sum: sumOf(data)}}, nil); err != nil {
 				t.Fatal(err)
 			}
 			wantFile(t, f, data)
 			f.Cache, f.Attempts = Cache{t.TempDir()}, 1
 			n.Store(0)
-			err := f.Get(t.Context(), []Item{{"x", url, int64(len(data)), sumOf(data)}}, nil)
+			err := f.Get(t.Context(), []Item{{Name: "x", URL: url, Size: int64(len(data)), Sum: sumOf(data)}}, nil)
 			if err == nil || !strings.Contains(err.Error(), "the server sent nothing for 50ms") {
 				t.Errorf("error is %v", err)
 			}
@@ -320,7 +320,7 @@ func TestSlowIsNotStalled(t *testing.T) {
 		}
 	})
 	f.Stall = 100 * time.Millisecond
-	if err := f.Get(t.Context(), []Item{{"x", url, 10, sumOf(data)}}, nil); err != nil {
+	if err := f.Get(t.Context(), []Item{{Name: "x", URL: url, Size: 10, Sum: sumOf(data)}}, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -340,7 +340,7 @@ func TestCancelLeavesOnlyAPart(t *testing.T) {
 		cancel()
 		<-r.Context().Done()
 	})
-	item := Item{"x", url, int64(len(data)), sumOf(data)}
+	item := Item{Name: "x", URL: url, Size: int64(len(data)), Sum: sumOf(data)}
 	if err := f.Get(ctx, []Item{item}, nil); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error is %v", err)
 	}
@@ -360,7 +360,7 @@ func TestErrorOfDoneEndsAll(t *testing.T) {
 	data := blob(8, 10)
 	f, url := serve(t, content(data))
 	boom := errors.New("unpack failed")
-	items := []Item{{"x", url, 10, sumOf(data)}}
+	items := []Item{{Name: "x", URL: url, Size: 10, Sum: sumOf(data)}}
 	for range 2 {
 		if err := f.Get(t.Context(), items, func(int, string) error { return boom }); !errors.Is(err, boom) {
 			t.Errorf("error is %v", err)
@@ -376,7 +376,8 @@ func TestTwoAtOnce(t *testing.T) {
 	for range 6 {
 		wg.Go(func() {
 			g := &Fetcher{Cache: f.Cache}
-			if err := g.Get(t.Context(), []Item{{"x", url, int64(len(data)), sumOf(data)}, {"y", url, int64(len(data)), sumOf(data)}}, nil); err != nil {
+			x := Item{Name: "x", URL: url, Size: int64(len(data)), Sum: sumOf(data)}
+			if err := g.Get(t.Context(), []Item{x, x}, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -388,7 +389,7 @@ func TestTwoAtOnce(t *testing.T) {
 func TestDamagedBlobIsFetchedAgain(t *testing.T) {
 	data := blob(10, 1000)
 	f, url := serve(t, content(data))
-	items := []Item{{"x", url, 1000, sumOf(data)}}
+	items := []Item{{Name: "x", URL: url, Size: 1000, Sum: sumOf(data)}}
 	if err := f.Get(t.Context(), items, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +409,7 @@ func TestFileURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &Fetcher{Cache: Cache{t.TempDir()}}
-	if err := f.Get(t.Context(), []Item{{"x", "file://" + strings.ReplaceAll(path, " ", "%20"), 1000, sumOf(data)}}, nil); err != nil {
+	if err := f.Get(t.Context(), []Item{{Name: "x", URL: "file://" + strings.ReplaceAll(path, " ", "%20"), Size: 1000, Sum: sumOf(data)}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	wantFile(t, f, data)
@@ -420,7 +421,7 @@ func TestFileURL(t *testing.T) {
 		"ftp://elsewhere/x.deb":        `not "ftp"`,
 		":":                            "only http:, https: and file:",
 	} {
-		if err := f.Get(t.Context(), []Item{{"x", url, 1000, sumOf(data)}}, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if err := f.Get(t.Context(), []Item{{Name: "x", URL: url, Size: 1000, Sum: sumOf(data)}}, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v lacks %q", url, err, want)
 		}
 	}
@@ -429,7 +430,7 @@ func TestFileURL(t *testing.T) {
 func TestNothingToVerifyWith(t *testing.T) {
 	f := &Fetcher{Cache: Cache{t.TempDir()}}
 	for _, sum := range []string{"", "abc", strings.Repeat("g", 64), "../../etc/passwd", strings.Repeat("A", 64)} {
-		if err := f.Get(t.Context(), []Item{{"x", "http://127.0.0.1:1/", 1, sum}}, nil); err == nil || !strings.Contains(err.Error(), "no checksum") {
+		if err := f.Get(t.Context(), []Item{{Name: "x", URL: "http://127.0.0.1:1/", Size: 1, Sum: sum}}, nil); err == nil || !strings.Contains(err.Error(), "no checksum") {
 			t.Errorf("%q: %v", sum, err)
 		}
 	}
@@ -475,7 +476,7 @@ func TestFullDisk(t *testing.T) {
 	data := blob(12, 1<<20)
 	f, url := serve(t, content(data))
 	f.Cache = Cache{dir}
-	err := f.Get(t.Context(), []Item{{"x", url, 1 << 20, sumOf(data)}}, nil)
+	err := f.Get(t.Context(), []Item{{Name: "x", URL: url, Size: 1 << 20, Sum: sumOf(data)}}, nil)
 	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "fetch x from") {
 		t.Errorf("error is %v", err)
 	}
@@ -524,4 +525,56 @@ type recorder struct {
 func (r *recorder) WriteHeader(status int) {
 	r.status = status
 	r.ResponseWriter.WriteHeader(status)
+}
+
+// TestMirrors takes a file from the only one of several servers that has it; the one that does not answer is asked once, not for each file.
+func TestMirrors(t *testing.T) {
+	right := map[string][]byte{"/a": blob(1, 5000), "/b": blob(2, 3000), "/c": blob(3, 100)}
+	var broken, gone, lying atomic.Int64
+	server := func(h http.HandlerFunc) string {
+		srv := httptest.NewServer(h)
+		t.Cleanup(srv.Close)
+		return srv.URL
+	}
+	servers := []string{
+		server(func(w http.ResponseWriter, r *http.Request) { broken.Add(1); panic(http.ErrAbortHandler) }),
+		server(func(w http.ResponseWriter, r *http.Request) { gone.Add(1); http.NotFound(w, r) }),
+		server(func(w http.ResponseWriter, r *http.Request) { lying.Add(1); content(make([]byte, 5000))(w, r) }),
+		server(func(w http.ResponseWriter, r *http.Request) { content(right[r.URL.Path])(w, r) }),
+	}
+	item := func(path string, servers ...string) Item {
+		it := Item{Name: path[1:], Size: int64(len(right[path])), Sum: sumOf(right[path])}
+		for _, s := range servers {
+			it.Also = append(it.Also, s+path)
+		}
+		it.URL, it.Also = it.Also[0], it.Also[1:]
+		return it
+	}
+	f := &Fetcher{Cache: Cache{t.TempDir()}, Pause: time.Millisecond, Jobs: 1}
+	if err := f.Get(t.Context(), []Item{item("/a", servers...), item("/b", servers...), item("/c", servers...)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantFiles(t, f, 3)
+	if broken.Load() != 1 || gone.Load() != 3 || lying.Load() != 3 {
+		t.Errorf("asked the broken server %d times, the one without it %d, the lying one %d", broken.Load(), gone.Load(), lying.Load())
+	}
+
+	f = &Fetcher{Cache: Cache{t.TempDir()}, Pause: time.Millisecond}
+	err := f.Get(t.Context(), []Item{item("/a", servers[1], servers[2])}, nil)
+	if err == nil || !NotFound(err) || !Mismatch(err) || !strings.Contains(err.Error(), "fetch a from any of 2 servers") || !strings.Contains(err.Error(), servers[2]) {
+		t.Errorf("from nowhere: %v", err)
+	}
+
+	// One that is busy is worth a second look even if another has nothing.
+	var asked atomic.Int64
+	busy := server(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 1 {
+			http.Error(w, "later", http.StatusServiceUnavailable)
+			return
+		}
+		content(right[r.URL.Path])(w, r)
+	})
+	if err := f.Get(t.Context(), []Item{item("/a", busy, servers[1])}, nil); err != nil {
+		t.Error(err)
+	}
 }

@@ -64,7 +64,7 @@ func (f *Fetcher) Take(ctx context.Context, path string) (sum string, size int64
 		return "", 0, fmt.Errorf("copy %s into the cache: it changed meanwhile; try again when it is complete", path)
 	}
 	target := f.Cache.Path(sum)
-	if f.Cache.has(sum, size) {
+	if f.Cache.Holds(sum, size) {
 		task.Done()
 		f.remember(known, sum)
 		return sum, size, nil
@@ -106,7 +106,7 @@ func (f *Fetcher) takenPath(path string) string {
 func (f *Fetcher) remembered(now taken) (string, bool) {
 	data, err := os.ReadFile(f.takenPath(now.Path))
 	var was taken
-	if err != nil || json.Unmarshal(data, &was) != nil || !validSum(was.SHA256) || !f.Cache.has(was.SHA256, was.Size) {
+	if err != nil || json.Unmarshal(data, &was) != nil || !validSum(was.SHA256) || !f.Cache.Holds(was.SHA256, was.Size) {
 		return "", false
 	}
 	sum := was.SHA256

@@ -17,7 +17,7 @@ import (
 // ErrUnknownKey is wrapped by the error for a signature by a key that is not in the keyring.
 var ErrUnknownKey = errors.New("the key is not known")
 
-// A Strength says which signatures of packages are accepted.
+// A Strength says which signatures of packages, and of a repository's metadata, are accepted.
 type Strength int
 
 const (
@@ -27,6 +27,23 @@ const (
 	// collisions of SHA-1 could have two packages signed as one.
 	Legacy
 )
+
+// config is the strength in the library's words.
+func (s Strength) config(now time.Time) *packet.Config {
+	c := &packet.Config{
+		Time:                        func() time.Time { return now },
+		MinRSABits:                  2048,
+		RejectPublicKeyAlgorithms:   map[packet.PublicKeyAlgorithm]bool{packet.PubKeyAlgoDSA: true, packet.PubKeyAlgoElGamal: true},
+		RejectHashAlgorithms:        map[crypto.Hash]bool{crypto.MD5: true, crypto.RIPEMD160: true},
+		RejectMessageHashAlgorithms: map[crypto.Hash]bool{crypto.MD5: true, crypto.SHA1: true, crypto.RIPEMD160: true},
+	}
+	if s == Legacy {
+		c.MinRSABits = 1024
+		c.RejectPublicKeyAlgorithms = map[packet.PublicKeyAlgorithm]bool{packet.PubKeyAlgoElGamal: true}
+		c.RejectMessageHashAlgorithms = map[crypto.Hash]bool{crypto.MD5: true, crypto.RIPEMD160: true}
+	}
+	return c
+}
 
 // VerifyPackage checks the one signature packet that an RPM header holds, over what signed gives. name is what errors call
 // the package. RPM has version 3 and version 4 packets (RFC 4880, 5.2); the expiry of a key does not count, as it does
@@ -67,21 +84,10 @@ func (k *Keyring) version4(op *packet.OpaquePacket, signed io.Reader, signature 
 	if sig.SigType != packet.SigTypeBinary {
 		return fmt.Errorf("its signature is of type 0x%02x, not one over data", byte(sig.SigType))
 	}
-	config := &packet.Config{
-		Time:                        func() time.Time { return sig.CreationTime },
-		MinRSABits:                  2048,
-		RejectPublicKeyAlgorithms:   map[packet.PublicKeyAlgorithm]bool{packet.PubKeyAlgoDSA: true, packet.PubKeyAlgoElGamal: true},
-		RejectHashAlgorithms:        map[crypto.Hash]bool{crypto.MD5: true, crypto.RIPEMD160: true},
-		RejectMessageHashAlgorithms: map[crypto.Hash]bool{crypto.MD5: true, crypto.SHA1: true, crypto.RIPEMD160: true},
-	}
-	if s == Legacy {
-		config.MinRSABits = 1024
-		config.RejectPublicKeyAlgorithms = map[packet.PublicKeyAlgorithm]bool{packet.PubKeyAlgoElGamal: true}
-		config.RejectMessageHashAlgorithms = map[crypto.Hash]bool{crypto.MD5: true, crypto.RIPEMD160: true}
-	} else if why := weak(sig.Hash, entities[0].PrimaryKey); why != "" {
+	if why := weak(sig.Hash, entities[0].PrimaryKey); why != "" && s != Legacy {
 		return errWeak(*sig.IssuerKeyId, why)
 	}
-	if _, _, err := openpgp.VerifyDetachedSignature(k.keys, signed, bytes.NewReader(signature), config); err != nil {
+	if _, _, err := openpgp.VerifyDetachedSignature(k.keys, signed, bytes.NewReader(signature), s.config(sig.CreationTime)); err != nil {
 		return fmt.Errorf("its signature by key %016X does not hold: %w", *sig.IssuerKeyId, reason(err))
 	}
 	return nil

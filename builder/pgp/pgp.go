@@ -13,7 +13,6 @@ package pgp
 
 import (
 	"bytes"
-	"crypto"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -138,7 +137,7 @@ func (k *Keyring) VerifyInline(name string, data []byte, now time.Time) ([]byte,
 	}
 	// RFC 9580, 7: the signature covers lines that end in CR LF, without the line ending of the last.
 	signed := bytes.ReplaceAll(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"), []byte("\r\n"))
-	if err := k.check(name, signed, signature, now); err != nil {
+	if err := k.check(name, signed, signature, now, Modern); err != nil {
 		return nil, err
 	}
 	return text, nil
@@ -166,8 +165,8 @@ func SplitInline(name string, data []byte) (text, signature []byte, err error) {
 	return append(block.Plaintext, '\n'), signature, nil
 }
 
-// VerifyDetached checks data against a detached signature, binary or armored.
-func (k *Keyring) VerifyDetached(name string, data, signature []byte, now time.Time) error {
+// VerifyDetached checks data against a detached signature, binary or armored. Legacy takes version 3 signatures besides what it says.
+func (k *Keyring) VerifyDetached(name string, data, signature []byte, now time.Time, s Strength) error {
 	if bytes.HasPrefix(bytes.TrimSpace(signature), []byte("-----BEGIN")) {
 		block, err := armor.Decode(bytes.NewReader(signature))
 		if err != nil {
@@ -177,18 +176,12 @@ func (k *Keyring) VerifyDetached(name string, data, signature []byte, now time.T
 			return fmt.Errorf("signature of %s: %w", name, err)
 		}
 	}
-	return k.check(name, data, signature, now)
+	return k.check(name, data, signature, now, s)
 }
 
 // check looks for one good signature among the packets of signature.
-func (k *Keyring) check(name string, signed, signature []byte, now time.Time) error {
-	config := &packet.Config{
-		Time:                        func() time.Time { return now },
-		MinRSABits:                  2048,
-		RejectPublicKeyAlgorithms:   map[packet.PublicKeyAlgorithm]bool{packet.PubKeyAlgoDSA: true, packet.PubKeyAlgoElGamal: true},
-		RejectHashAlgorithms:        map[crypto.Hash]bool{crypto.MD5: true, crypto.RIPEMD160: true},
-		RejectMessageHashAlgorithms: map[crypto.Hash]bool{crypto.MD5: true, crypto.SHA1: true, crypto.RIPEMD160: true},
-	}
+func (k *Keyring) check(name string, signed, signature []byte, now time.Time, s Strength) error {
+	config := s.config(now)
 	var unknown []string // key ids nobody here knows
 	var bad []error      // signatures by known keys that do not hold
 	packets := packet.NewOpaqueReader(bytes.NewReader(signature))
@@ -200,6 +193,19 @@ func (k *Keyring) check(name string, signed, signature []byte, now time.Time) er
 		if err != nil {
 			bad = append(bad, fmt.Errorf("packet cannot be read: %w", err))
 			break
+		}
+		const tagSignature = 2
+		if s == Legacy && op.Tag == tagSignature && len(op.Contents) > 0 && op.Contents[0] == 3 {
+			var raw bytes.Buffer
+			err := op.Serialize(&raw)
+			if err == nil {
+				err = k.version3(bytes.NewReader(signed), raw.Bytes(), s)
+			}
+			if err == nil {
+				return nil
+			}
+			bad = append(bad, err)
+			continue
 		}
 		p, err := op.Parse()
 		if err != nil {

@@ -188,7 +188,7 @@ func TestDetached(t *testing.T) {
 		"half armour": {[]byte(text), armored.Bytes()[:40], "signature of Release"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := ring.VerifyDetached("Release", c.data, c.sig, now)
+			err := ring.VerifyDetached("Release", c.data, c.sig, now, Modern)
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want %q", err, c.want)
 			}
@@ -317,7 +317,7 @@ func TestAgainstGPG(t *testing.T) {
 			if _, err := k.VerifyInline("inline", inline, time.Now()); (err == nil) != c.accept {
 				t.Errorf("inline: %v", err)
 			}
-			if err := k.VerifyDetached("detached", long, sig, time.Now()); (err == nil) != c.accept {
+			if err := k.VerifyDetached("detached", long, sig, time.Now(), Modern); (err == nil) != c.accept {
 				t.Errorf("detached: %v", err)
 			}
 			spoiled := bytes.Replace(inline, []byte("dashes"), []byte("dashed"), 1)
@@ -355,7 +355,7 @@ func FuzzVerify(f *testing.F) {
 		if err == nil && string(got) != text {
 			t.Errorf("accepted a text that was never signed: %q", got)
 		}
-		_ = ring.VerifyDetached("x", []byte(text), data, now)
+		_ = ring.VerifyDetached("x", []byte(text), data, now, Modern)
 		_, _ = ParseKeyring("x", data)
 	})
 }

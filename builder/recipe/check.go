@@ -390,7 +390,11 @@ func checkMerged(parts []part, r *Recipe) error {
 	errs = append(errs, checkMedium(parts, r)...)
 	errs = append(errs, checkFolders(parts, r)...)
 	errs = append(errs, checkCopy(parts, r)...)
-	if len(r.Packages) == 0 && !r.Medium() && r.From.Copy == nil {
+	switch yum := r.From.Yum; {
+	case len(r.Packages) > 0 || r.Medium() || r.From.Copy != nil:
+	case yum != nil && len(yum.Groups) == 0:
+		missing("$", "packages", "a machine needs at least a kernel and an init, as in: packages: [kernel, systemd, rpm, iproute, dhcp-client]; groups: in from.yum brings many at once")
+	case yum == nil:
 		missing("$", "packages", "a machine needs at least a kernel and an init, as in: packages: [linux-image-amd64, systemd-sysv, iproute2, isc-dhcp-client]")
 	}
 	return strictyaml.Join(errs...)

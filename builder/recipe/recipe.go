@@ -76,7 +76,7 @@ type Repo struct {
 	GPGCheck     *bool    `yaml:"gpgcheck" jsonschema_description:"false takes packages without a look at their signatures."`
 	RepoGPGCheck bool     `yaml:"repo_gpgcheck" jsonschema_description:"Whether the repository's own metadata must be signed, too."`
 	Legacy       bool     `yaml:"legacy" jsonschema_description:"Takes SHA-1, DSA and short RSA keys for this repository, which can be forged: for distributions as old as EL6."`
-	Priority     int      `yaml:"priority" jsonschema:"minimum=0,maximum=99" jsonschema_description:"Of a package in several repositories those of the lowest number count; left out, 99."`
+	Priority     int      `yaml:"priority" jsonschema:"minimum=1,maximum=99" jsonschema_description:"Of a package in several repositories those of the lowest number count; left out, 99."`
 	Exclude      []string `yaml:"exclude" jsonschema_description:"Names of packages that are not taken from here; * and ? stand for any letters."`
 }
 

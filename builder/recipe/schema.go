@@ -75,7 +75,9 @@ func (Recipe) JSONSchemaExtend(s *jsonschema.Schema) {
 	}
 	iso, netboot := &jsonschema.Schema{Required: []string{"iso"}}, &jsonschema.Schema{Required: []string{"netboot"}}
 	installed := &jsonschema.Schema{Required: []string{"copy"}}
-	whole.AnyOf = []*jsonschema.Schema{{Required: []string{"packages"}}, medium(iso, netboot, installed)}
+	grouped := &jsonschema.Schema{Properties: jsonschema.NewProperties(), Required: []string{"yum"}}
+	grouped.Properties.Set("yum", &jsonschema.Schema{Required: []string{"groups"}})
+	whole.AnyOf = []*jsonschema.Schema{{Required: []string{"packages"}}, medium(iso, netboot, installed, grouped)}
 	var root []*jsonschema.Schema
 	for _, key := range rootKeys {
 		root = append(root, &jsonschema.Schema{Required: []string{key}})

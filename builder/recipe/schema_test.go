@@ -175,7 +175,7 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		if r.Digest() == "" || r.Name == "" || len(r.Packages) == 0 && !r.Medium() && r.From.Copy == nil {
+		if r.Digest() == "" || r.Name == "" || len(r.Packages) == 0 && !r.Medium() && r.From.Copy == nil && (r.From.Yum == nil || len(r.From.Yum.Groups) == 0) {
 			t.Errorf("loaded, but incomplete: %+v", r)
 		}
 	})

@@ -57,8 +57,8 @@ func (c *checker) repo(at string, r *Repo) {
 			r.GPGKey[i] = c.keyring(at, name)
 		}
 	}
-	if r.Priority < 0 || r.Priority > 99 {
-		c.at(at+".priority", "%d is not from 0 to 99", r.Priority)
+	if c.doc.Has(at+".priority") && (r.Priority < 1 || r.Priority > 99) {
+		c.at(at+".priority", "%d is not from 1 to 99", r.Priority).WithHint("1 comes before all others; left out, it is 99")
 	}
 	check := r.GPGCheck == nil || *r.GPGCheck
 	switch {

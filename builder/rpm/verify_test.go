@@ -2,14 +2,20 @@ package rpm
 
 import (
 	"bytes"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"netroot/builder/gpgfixture"
 	"netroot/builder/need"
 	"netroot/builder/pgp"
 )
@@ -126,102 +132,46 @@ func normal(s string) string {
 	return b.String()
 }
 
-// A signer makes keys and signs packages.
-type signer struct{ program, home, keyring string }
-
-// newSigner makes a key of the given kind with gpg (2) or gpg1 (1.4).
-func newSigner(t *testing.T, program, kind string, bits int) *signer {
+func keys(t *testing.T, k *gpgfixture.Key) *pgp.Keyring {
 	t.Helper()
-	need.Tools(t, program, "rpmsign")
-	home, err := os.MkdirTemp("", "gpg") // its socket has a short path
+	ring, err := pgp.ReadKeyring(k.Public)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run()
-		os.RemoveAll(home)
-	})
-	s := &signer{program: program, home: home, keyring: filepath.Join(home, "keys.asc")}
-	batch := fmt.Sprintf("Key-Type: %s\nKey-Length: %d\nKey-Usage: sign\nName-Real: packager\nName-Email: packager@example.org\nExpire-Date: 0\n", kind, bits)
-	if program == "gpg" {
-		batch = "%no-protection\n" + batch
-	}
-	cmd := exec.Command(program, "--homedir", home, "--batch", "--gen-key")
-	cmd.Stdin = strings.NewReader(batch + "%commit\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", program, err, out)
-	}
-	out, err := exec.Command(program, "--homedir", home, "--armor", "--export").Output()
-	if err != nil || len(out) == 0 {
-		t.Fatalf("%s --export: %v", program, err)
-	}
-	if err := os.WriteFile(s.keyring, out, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// sign signs a copy of a package with rpmsign and returns the copy. Arguments go to the program that signs.
-func (s *signer) sign(t *testing.T, path string, rpmv3 bool, args ...string) string {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copied := filepath.Join(t.TempDir(), filepath.Base(path))
-	if err := os.WriteFile(copied, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	command := "%{__gpg} gpg --homedir " + s.home + " --batch --no-verbose --no-armor --no-secmem-warning --yes " + strings.Join(args, " ") + " -u packager -sbo %{__signature_filename} %{__plaintext_filename}"
-	program, err := exec.LookPath(s.program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("rpmsign", "--addsign", "--define", "__gpg "+program, "--define", "_gpg_name packager", "--define", "__gpg_sign_cmd "+command)
-	if rpmv3 {
-		cmd.Args = append(cmd.Args, "--rpmv3")
-	}
-	cmd.Args = append(cmd.Args, copied)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("rpmsign: %v\n%s", err, out)
-	}
-	return copied
-}
-
-func (s *signer) keys(t *testing.T) *pgp.Keyring {
-	t.Helper()
-	k, err := pgp.ReadKeyring(s.keyring)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
+	return ring
 }
 
 func TestSignatures(t *testing.T) {
 	path := buildPackage(t, "w9.gzdio")
-	modern := newSigner(t, "gpg", "RSA", 2048)
-	rsa := newSigner(t, "gpg1", "RSA", 2048)
-	dsa := newSigner(t, "gpg1", "DSA", 1024)
+	modern := gpgfixture.New(t, "gpg", "RSA", 2048)
+	rsa := gpgfixture.New(t, "gpg1", "RSA", 2048)
+	dsa := gpgfixture.New(t, "gpg1", "DSA", 1024)
+	strong := gpgfixture.New(t, "gpg", "DSA", 2048)
 	for _, c := range []struct {
 		name     string
 		path     string
-		by       *signer
+		by       *gpgfixture.Key
 		strength pgp.Strength
 		says     string // "" is good
 	}{
-		{"version 4 RSA SHA-256", modern.sign(t, path, false, "--digest-algo", "sha256"), modern, pgp.Modern, ""},
-		{"version 4 RSA SHA-256 over all", modern.sign(t, path, true, "--digest-algo", "sha256"), modern, pgp.Modern, ""},
-		{"version 3 RSA SHA-256", rsa.sign(t, path, true, "--force-v3-sigs", "--digest-algo", "sha256"), rsa, pgp.Modern, ""},
-		{"version 3 RSA SHA-1", rsa.sign(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), rsa, pgp.Modern, "SHA-1, which can be forged: if the distribution is as old as that, write legacy: true"},
-		{"version 3 RSA SHA-1, legacy", rsa.sign(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), rsa, pgp.Legacy, ""},
-		{"version 4 RSA SHA-1", rsa.sign(t, path, false, "--digest-algo", "sha1"), rsa, pgp.Modern, "SHA-1, which can be forged"},
-		{"version 4 RSA SHA-1, legacy", rsa.sign(t, path, false, "--digest-algo", "sha1"), rsa, pgp.Legacy, ""},
-		{"version 3 DSA SHA-1, legacy", dsa.sign(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), dsa, pgp.Legacy, ""},
-		{"version 3 DSA SHA-1", dsa.sign(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), dsa, pgp.Modern, "SHA-1"},
-		{"another's key", rsa.sign(t, path, true, "--force-v3-sigs", "--digest-algo", "sha256"), modern, pgp.Modern, "which is not in keyring"},
+		{"version 4 RSA SHA-256", modern.SignRPM(t, path, false, "--digest-algo", "sha256"), modern, pgp.Modern, ""},
+		{"version 4 RSA SHA-256 over all", modern.SignRPM(t, path, true, "--digest-algo", "sha256"), modern, pgp.Modern, ""},
+		{"version 3 RSA SHA-256", rsa.SignRPM(t, path, true, "--force-v3-sigs", "--digest-algo", "sha256"), rsa, pgp.Modern, ""},
+		{"version 3 RSA SHA-1", rsa.SignRPM(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), rsa, pgp.Modern, "SHA-1, which can be forged: if the distribution is as old as that, write legacy: true"},
+		{"version 3 RSA SHA-1, legacy", rsa.SignRPM(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), rsa, pgp.Legacy, ""},
+		{"version 4 RSA SHA-1", rsa.SignRPM(t, path, false, "--digest-algo", "sha1"), rsa, pgp.Modern, "SHA-1, which can be forged"},
+		{"version 4 RSA SHA-1, legacy", rsa.SignRPM(t, path, false, "--digest-algo", "sha1"), rsa, pgp.Legacy, ""},
+		{"version 3 DSA SHA-1, legacy", dsa.SignRPM(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), dsa, pgp.Legacy, ""},
+		{"version 3 DSA SHA-1", dsa.SignRPM(t, path, true, "--force-v3-sigs", "--digest-algo", "sha1"), dsa, pgp.Modern, "SHA-1"},
+		{"version 4 DSA SHA-1, legacy", dsa.SignRPM(t, path, false, "--digest-algo", "sha1"), dsa, pgp.Legacy, ""},
+		{"version 4 DSA SHA-1 over all, legacy", dsa.SignRPM(t, path, true, "--digest-algo", "sha1"), dsa, pgp.Legacy, ""},
+		{"version 4 DSA SHA-1", dsa.SignRPM(t, path, false, "--digest-algo", "sha1"), dsa, pgp.Modern, "SHA-1, which can be forged"},
+		{"version 4 DSA SHA-256", strong.SignRPM(t, path, false, "--digest-algo", "sha256"), strong, pgp.Modern, "DSA, which can be forged"},
+		{"version 4 DSA SHA-256, legacy", strong.SignRPM(t, path, false, "--digest-algo", "sha256"), strong, pgp.Legacy, ""},
+		{"another's key", rsa.SignRPM(t, path, true, "--force-v3-sigs", "--digest-algo", "sha256"), modern, pgp.Modern, "which is not in keyring"},
 		{"not signed", path, modern, pgp.Modern, "small-2:1.0-3.el6.noarch is not signed"},
 	} {
-		err := open(t, c.path).Verify(c.by.keys(t), c.strength)
+		err := open(t, c.path).Verify(keys(t, c.by), c.strength)
 		switch {
 		case c.says == "" && err != nil:
 			t.Errorf("%s: %v", c.name, err)
@@ -230,12 +180,12 @@ func TestSignatures(t *testing.T) {
 		}
 	}
 	// Every byte of a signed package is covered: a flipped bit anywhere is noticed.
-	signed := rsa.sign(t, path, true, "--force-v3-sigs", "--digest-algo", "sha256")
+	signed := rsa.SignRPM(t, path, true, "--force-v3-sigs", "--digest-algo", "sha256")
 	good, err := os.ReadFile(signed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := rsa.keys(t)
+	ring := keys(t, rsa)
 	f, err := Open(bytes.NewReader(good), int64(len(good)))
 	if err != nil {
 		t.Fatal(err)
@@ -243,12 +193,12 @@ func TestSignatures(t *testing.T) {
 	for at := int(f.headerOff); at < len(good); at += 1 + len(good)/200 {
 		bad := bytes.Clone(good)
 		bad[at] ^= 0x20
-		if f, err := Open(bytes.NewReader(bad), int64(len(bad))); err == nil && f.Verify(keys, pgp.Modern) == nil {
+		if f, err := Open(bytes.NewReader(bad), int64(len(bad))); err == nil && f.Verify(ring, pgp.Modern) == nil {
 			t.Errorf("a flipped bit at %d goes unnoticed", at)
 		}
 	}
 	for _, cut := range []int{0, 95, 96, 120, len(good) / 2, len(good) - 1} {
-		if f, err := Open(bytes.NewReader(good[:cut]), int64(cut)); err == nil && f.Verify(keys, pgp.Modern) == nil {
+		if f, err := Open(bytes.NewReader(good[:cut]), int64(cut)); err == nil && f.Verify(ring, pgp.Modern) == nil {
 			t.Errorf("cut to %d bytes, and it goes unnoticed", cut)
 		}
 	}
@@ -276,4 +226,105 @@ func FuzzOpen(f *testing.F) {
 			return err
 		})
 	})
+}
+
+// set overwrites the value of a tag in a header.
+func set(t *testing.T, header []byte, tag Tag, value []byte) {
+	t.Helper()
+	entries := int(binary.BigEndian.Uint32(header[8:]))
+	for i := range entries {
+		if entry := header[16+16*i:]; Tag(binary.BigEndian.Uint32(entry)) == tag {
+			copy(header[16+16*entries+int(binary.BigEndian.Uint32(entry[8:])):], value)
+			return
+		}
+	}
+	t.Fatalf("no tag %d", tag)
+}
+
+// signatureHeaderOf writes one with binary fields, and the SHA-256 of the header.
+func signatureHeaderOf(header []byte, fields map[Tag][]byte) []byte {
+	var index, store bytes.Buffer
+	add := func(tag Tag, kind uint32, count int, value []byte) {
+		for _, n := range []uint32{uint32(tag), kind, uint32(store.Len()), uint32(count)} {
+			binary.Write(&index, binary.BigEndian, n)
+		}
+		store.Write(value)
+	}
+	for _, tag := range slices.Sorted(maps.Keys(fields)) {
+		add(tag, typeBin, len(fields[tag]), fields[tag])
+	}
+	add(SigSHA256, typeString, 1, fmt.Appendf(nil, "%x\x00", sha256.Sum256(header)))
+	out := []byte{0x8e, 0xad, 0xe8, 1, 0, 0, 0, 0}
+	out = binary.BigEndian.AppendUint32(out, uint32(len(fields)+1))
+	out = binary.BigEndian.AppendUint32(out, uint32(store.Len()))
+	out = slices.Concat(out, index.Bytes(), store.Bytes())
+	return append(out, make([]byte, -len(out)&7)...)
+}
+
+// TestPayloadDigests has packages whose headers vouch for their payload in other ways than by SHA-256: a signature over the header
+// is as good as that.
+func TestPayloadDigests(t *testing.T) {
+	path := buildPackage(t, "w9.gzdio")
+	signer := gpgfixture.New(t, "gpg", "RSA", 2048)
+	ring := keys(t, signer)
+	built := open(t, path)
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lead, header, payload := file[:leadSize], file[built.headerOff:built.payload], file[built.payload:]
+	right := fmt.Sprintf("%x\x00", sha256.Sum224(payload)) // it has room where SHA-256 was
+	wrong := fmt.Sprintf("%x\x00", sha256.Sum224(nil))
+	sign := func(parts ...[]byte) []byte {
+		return signer.Detach(t, bytes.Join(parts, nil), "--digest-algo", "SHA256")
+	}
+	const sha224, other = 11, 99
+	for _, c := range []struct {
+		name    string
+		algo    uint32
+		digest  string
+		fields  []Tag // of the signature header
+		keys    *pgp.Keyring
+		changed bool // the payload, afterwards
+		says    string
+	}{
+		{"SHA-224, header signed", sha224, right, []Tag{SigRSA}, ring, false, ""},
+		{"SHA-224, header signed, changed", sha224, right, []Tag{SigRSA}, ring, true, "the digest of its payload is"},
+		{"SHA-224, wrong", sha224, wrong, []Tag{SigRSA}, ring, false, "the digest of its payload is"},
+		{"unknown, header signed", other, right, []Tag{SigRSA}, ring, false, "only its header is signed"},
+		{"unknown, header signed, changed", other, right, []Tag{SigRSA}, ring, true, "only its header is signed"},
+		{"unknown, both signed", other, right, []Tag{SigRSA, SigPGP}, ring, false, ""},
+		{"unknown, both signed, changed", other, right, []Tag{SigRSA, SigPGP}, ring, true, "does not hold"},
+		{"unknown, MD5", other, right, []Tag{SigMD5}, nil, false, ""},
+		{"unknown, MD5, changed", other, right, []Tag{SigMD5}, nil, true, "the digest of its header and payload is"},
+		{"unknown, nothing else", other, right, nil, nil, false, "no digest that is known here"},
+	} {
+		h, p := bytes.Clone(header), bytes.Clone(payload)
+		set(t, h, TagPayloadDigAlgo, binary.BigEndian.AppendUint32(nil, c.algo))
+		set(t, h, TagPayloadDigest, []byte(c.digest))
+		fields := map[Tag][]byte{}
+		for _, tag := range c.fields {
+			switch tag {
+			case SigRSA:
+				fields[tag] = sign(h)
+			case SigPGP:
+				fields[tag] = sign(h, p)
+			case SigMD5:
+				sum := md5.Sum(slices.Concat(h, p))
+				fields[tag] = sum[:]
+			}
+		}
+		if c.changed {
+			p[len(p)-9] ^= 1
+		}
+		data := slices.Concat(lead, signatureHeaderOf(h, fields), h, p)
+		f, err := Open(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = f.Verify(c.keys, pgp.Modern)
+		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v\nwant %q", c.name, err, c.says)
+		}
+	}
 }

@@ -140,9 +140,12 @@ func Install(ctx context.Context, s *chroot.Session, packages []*Package, o Opti
 		return w.failures, err
 	}
 	if err := verify(ctx, s, packages); err != nil {
+		if len(w.fatal) > 0 {
+			err = fmt.Errorf("%w; %w", w.fatal[0], err)
+		}
 		return w.failures, err
 	}
-	return w.failures, clean(s.Tree())
+	return w.survived(), clean(s.Tree())
 }
 
 // verify asks the root's rpm what it has.
@@ -199,9 +202,9 @@ type watcher struct {
 	partial  []byte
 	lines    []string
 	failures []Failure
-	fatal    *ScriptletError
-	current  string // package
-	space    string // that is missing
+	fatal    []*ScriptletError // unless rpm goes on all the same
+	current  string            // package
+	space    string            // that is missing
 	clashes  []string
 	idle     *time.Timer
 	patience time.Duration
@@ -248,19 +251,30 @@ func (w *watcher) take(line string) {
 	}
 	code, _ := strconv.Atoi(m[4])
 	if m[1] == "error" {
-		if w.fatal == nil {
-			w.fatal = &ScriptletError{Package: m[3], Scriptlet: m[2], Code: code, Tail: strings.Join(w.lines, "\n")}
-		}
+		w.fatal = append(w.fatal, &ScriptletError{Package: m[3], Scriptlet: m[2], Code: code, Tail: strings.Join(w.lines, "\n")})
 		return
 	}
-	w.failures = append(w.failures, Failure{Package: m[3], Scriptlet: m[2], Code: code})
-	w.log.Warn("scriptlet failed", "package", m[3], "scriptlet", m[2], "code", code)
+	w.fail(Failure{Package: m[3], Scriptlet: m[2], Code: code})
+}
+
+func (w *watcher) fail(f Failure) {
+	w.failures = append(w.failures, f)
+	w.log.Warn("scriptlet failed", "package", f.Package, "scriptlet", f.Scriptlet, "code", f.Code)
+}
+
+// survived lists every failure of a transaction that rpm calls a success. What it calls an error is then one of them: which failures stop
+// it differs between its versions.
+func (w *watcher) survived() []Failure {
+	for _, e := range w.fatal {
+		w.fail(Failure{Package: e.Package, Scriptlet: e.Scriptlet, Code: e.Code})
+	}
+	return w.failures
 }
 
 func (w *watcher) explain(exit *chroot.ExitError) error {
 	switch {
-	case w.fatal != nil:
-		return w.fatal
+	case len(w.fatal) > 0:
+		return w.fatal[0]
 	case w.space != "":
 		return fmt.Errorf("the store's file system is too small: rpm needs %s more for the root; make room there, or put the store elsewhere with --store", w.space)
 	case w.clashes != nil:

@@ -67,9 +67,9 @@ func byDNF(t *testing.T, repo, arch string, sets [][]string) []json.RawMessage {
 	return answers
 }
 
-func openRepo(t testing.TB, dir, arch string) *Universe {
+func openRepo(t testing.TB, dir, arch string, files ...string) *Universe {
 	t.Helper()
-	u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "fixture", BaseURL: "file://" + dir}}, Arch: arch}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
+	u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "fixture", BaseURL: "file://" + dir}}, Arch: arch, Files: files}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,13 +49,20 @@ func (u *Universe) wants(w Want) ([]*want, error) {
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("group %s: no repository has any of its packages", name)
+			var members []string
+			for _, m := range g.Members {
+				members = append(members, m.Name)
+			}
+			return nil, fmt.Errorf("group %s: no repository has any of its packages%s", name, u.elsewhere(members...))
 		}
 	}
 	for _, word := range w.Packages {
 		list := u.named(word)
 		if len(list) == 0 {
 			where := u.repoNames()
+			if there := u.elsewhere(word); there != "" {
+				return nil, fmt.Errorf("no package %s in %s%s", word, where, there)
+			}
 			if near := strictyaml.Nearest(word, slices.Collect(maps.Keys(u.byName))); near != "" {
 				return nil, fmt.Errorf("no package %s in %s; did you mean %s?", word, where, near)
 			}

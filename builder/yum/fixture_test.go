@@ -91,6 +91,12 @@ func packageText(p *Package) string {
 // writeRepo writes a repository of packages that exist in its metadata only.
 func writeRepo(t testing.TB, dir string, packages []*Package, comps string) {
 	t.Helper()
+	writeRepoPacked(t, dir, packages, comps, "gz", "")
+}
+
+// writeRepoPacked is writeRepo with files compressed to a name that ends in ext; comps, too, by its own one, "" leaves it as it is.
+func writeRepoPacked(t testing.TB, dir string, packages []*Package, comps, ext, compsExt string) {
+	t.Helper()
 	var primary, filelists bytes.Buffer
 	fmt.Fprintf(&primary, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<metadata xmlns="http://linux.duke.edu/metadata/common" xmlns:rpm="http://linux.duke.edu/metadata/rpm" packages="%d">`+"\n", len(packages))
 	fmt.Fprintf(&filelists, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<filelists xmlns="http://linux.duke.edu/metadata/filelists" packages="%d">`+"\n", len(packages))
@@ -112,12 +118,20 @@ func writeRepo(t testing.TB, dir string, packages []*Package, comps string) {
 	md := `<?xml version="1.0" encoding="UTF-8"?>` + "\n" + `<repomd xmlns="http://linux.duke.edu/metadata/repo"><revision>1</revision>` + "\n"
 	add := func(kind, name string, data []byte) {
 		packed := data
-		if strings.HasSuffix(name, ".gz") {
+		switch ext := filepath.Ext(name); ext {
+		case ".gz":
 			var b bytes.Buffer
 			z := gzip.NewWriter(&b)
 			z.Write(data)
 			z.Close()
 			packed = b.Bytes()
+		case ".xz", ".zst", ".bz2":
+			cmd := exec.Command(need.Tool(t, map[string]string{".xz": "xz", ".zst": "zstd", ".bz2": "bzip2"}[ext]), "-c")
+			cmd.Stdin = bytes.NewReader(data)
+			var err error
+			if packed, err = cmd.Output(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := os.WriteFile(filepath.Join(repodata, name), packed, 0o644); err != nil {
 			t.Fatal(err)
@@ -126,10 +140,13 @@ func writeRepo(t testing.TB, dir string, packages []*Package, comps string) {
 		md += fmt.Sprintf(`<data type="%s"><checksum type="sha256">%x</checksum><open-checksum type="sha256">%x</open-checksum><location href="repodata/%s"/><timestamp>1</timestamp><size>%d</size><open-size>%d</open-size></data>`+"\n",
 			kind, sum, open, name, len(packed), len(data))
 	}
-	add("primary", "primary.xml.gz", primary.Bytes())
-	add("filelists", "filelists.xml.gz", filelists.Bytes())
-	if comps != "" {
+	add("primary", "primary.xml."+ext, primary.Bytes())
+	add("filelists", "filelists.xml."+ext, filelists.Bytes())
+	switch {
+	case comps != "" && compsExt == "":
 		add("group", "comps.xml", []byte(comps))
+	case comps != "":
+		add("group", "comps.xml."+compsExt, []byte(comps)) // as createrepo_c 1.0 and later call it
 	}
 	if err := os.WriteFile(filepath.Join(repodata, "repomd.xml"), []byte(md+"</repomd>\n"), 0o644); err != nil {
 		t.Fatal(err)

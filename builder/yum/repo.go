@@ -40,14 +40,15 @@ type Repo struct {
 	SignedRepo bool         // repomd.xml must have a good signature too (repo_gpgcheck)
 	Priority   int          // lower is better; 0 is 99, as dnf has it
 	Exclude    []string     // patterns of names that are not taken from here
-	WeakSums   bool         // SHA-1 may vouch for files: repositories of EL6 have nothing better
+	Legacy     bool         // SHA-1 may vouch for files, and repomd.xml be signed as in those days: repositories of EL6 have nothing better
 }
 
 // Config says which repositories to use.
 type Config struct {
 	Repos      []Repo
-	Arch       string // RPM's word: i686, x86_64, aarch64
-	ReleaseVer string // for $releasever
+	Arch       string   // RPM's word: i686, x86_64, aarch64
+	ReleaseVer string   // for $releasever
+	Files      []string // paths that will be wanted, to be looked up besides those that packages require
 	Now        func() time.Time
 }
 
@@ -96,9 +97,12 @@ type opener struct {
 
 // A source is one repository that was found and verified.
 type source struct {
-	repo *Repo
-	base string // that answered
-	md   *repomd
+	repo     *Repo
+	bases    []string // the one that answered, then the others
+	md       *repomd
+	packages []*Package
+	groups   []Group
+	foreign  map[string][]string // by name, the architectures of packages that do not run here
 }
 
 // Open verifies and reads the repositories of cfg.
@@ -112,8 +116,6 @@ func Open(ctx context.Context, cfg Config, f *fetch.Fetcher) (*Universe, error) 
 	}
 	repos := make([]*Repo, len(cfg.Repos))
 	sources := make([]*source, len(cfg.Repos))
-	packages := make([][]*Package, len(cfg.Repos))
-	groups := make([][]Group, len(cfg.Repos))
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range cfg.Repos {
 		repo := cfg.Repos[i]
@@ -125,80 +127,70 @@ func Open(ctx context.Context, cfg Config, f *fetch.Fetcher) (*Universe, error) 
 			if sources[i], err = o.find(gctx, &repo); err != nil {
 				return fmt.Errorf("repository %s: %w", repo.Name, err)
 			}
-			if packages[i], err = o.primary(gctx, sources[i]); err == nil {
-				groups[i], err = o.groups(gctx, sources[i])
-			}
-			if err != nil {
-				return fmt.Errorf("repository %s at %s: %w", repo.Name, sources[i].base, err)
-			}
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	u := newUniverse(cfg.Arch, repos, slices.Concat(packages...))
+	var packages []*Package
+	for _, s := range sources {
+		packages = append(packages, s.packages...)
+	}
+	u := newUniverse(cfg.Arch, repos, packages)
 	u.sources = sources
-	for _, list := range groups {
-		u.addGroups(list)
+	for _, s := range sources {
+		u.addGroups(s.groups)
+		s.packages, s.groups = nil, nil
 	}
 	return u, o.files(ctx, u)
 }
 
-// find fetches and verifies repomd.xml, at the first of the repository's mirrors that has it.
+// find reads a repository at the first of its mirrors whose repomd.xml is right and leads to files that are there. The files
+// may come from any of them: their digests are known.
 func (o *opener) find(ctx context.Context, repo *Repo) (*source, error) {
-	bases, err := o.bases(ctx, repo)
+	bases, accept, err := o.bases(ctx, repo)
 	if err != nil {
 		return nil, err
 	}
 	var failed []error
-	for _, base := range bases {
-		md, err := o.repomd(ctx, repo, base)
+	for i, base := range bases {
+		s := &source{repo: repo, bases: slices.Concat(bases[i:], bases[:i])}
+		err := o.read(ctx, s, accept)
 		if err == nil {
-			return &source{repo, base, md}, nil
+			return s, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		failed = append(failed, err)
+		if len(failed) < 3 {
+			failed = append(failed, err)
+		}
 		if len(bases) > 1 {
 			o.log.Warn("mirror passed over", "repository", repo.Name, "mirror", base, "reason", err)
 		}
 	}
+	if n := len(bases) - len(failed); n > 0 {
+		failed = append(failed, fmt.Errorf("and nothing better at %d more mirrors", n))
+	}
 	return nil, errors.Join(failed...)
 }
 
-// bases lists where the repository may be.
-func (o *opener) bases(ctx context.Context, repo *Repo) ([]string, error) {
-	list, parse := repo.MirrorList, parseMirrorlist
-	if repo.Metalink != "" {
-		list, parse = repo.Metalink, parseMetalink
+// read reads what the first mirror of a source says.
+func (o *opener) read(ctx context.Context, s *source, accept []digest) (err error) {
+	if s.md, err = o.repomd(ctx, s.repo, s.bases[0], accept); err != nil {
+		return err
 	}
-	if repo.BaseURL != "" {
-		base, err := o.cfg.expand(strings.TrimRight(repo.BaseURL, "/"))
-		return []string{base}, err
+	if err = o.primary(ctx, s); err == nil {
+		s.groups, err = o.groups(ctx, s)
 	}
-	address, err := o.cfg.expand(list)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("at %s: %w", s.bases[0], err)
 	}
-	data, err := o.fetcher.Document(ctx, address, maxRepomd)
-	if err != nil {
-		return nil, err
-	}
-	urls, err := parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", address, err)
-	}
-	for i := range urls {
-		if urls[i], err = o.cfg.expand(urls[i]); err != nil {
-			return nil, err
-		}
-	}
-	return urls, nil
+	return nil
 }
 
-func (o *opener) repomd(ctx context.Context, repo *Repo, base string) (*repomd, error) {
+func (o *opener) repomd(ctx context.Context, repo *Repo, base string, accept []digest) (*repomd, error) {
 	address := base + "/repodata/repomd.xml"
 	data, err := o.fetcher.Document(ctx, address, maxRepomd)
 	if err != nil {
@@ -206,6 +198,9 @@ func (o *opener) repomd(ctx context.Context, repo *Repo, base string) (*repomd, 
 			err = fmt.Errorf("%w (is that the folder that has repodata in it?)", err)
 		}
 		return nil, err
+	}
+	if accept != nil && !slices.ContainsFunc(accept, func(d digest) bool { return d.vouches(data) }) {
+		return nil, fmt.Errorf("%s is none that the metalink vouches for: the mirror is out of date, or lies", address)
 	}
 	if repo.SignedRepo {
 		signature, err := o.fetcher.Document(ctx, address+".asc", maxRepomd)
@@ -218,8 +213,8 @@ func (o *opener) repomd(ctx context.Context, repo *Repo, base string) (*repomd, 
 		if repo.Keys == nil {
 			return nil, errors.New("repo_gpgcheck without a gpgkey to check with")
 		}
-		if err := repo.Keys.VerifyDetached("repomd.xml", data, signature, o.now()); err != nil {
-			return nil, err
+		if err := o.verify(repo, data, signature); err != nil {
+			return nil, fmt.Errorf("at %s: %w", base, err)
 		}
 	}
 	md, err := parseRepomd(data)
@@ -227,6 +222,19 @@ func (o *opener) repomd(ctx context.Context, repo *Repo, base string) (*repomd, 
 		return nil, fmt.Errorf("%s: %w", address, err)
 	}
 	return md, nil
+}
+
+// verify checks the signature of repomd.xml.
+func (o *opener) verify(repo *Repo, data, signature []byte) error {
+	const name = "repomd.xml"
+	if repo.Legacy {
+		return repo.Keys.VerifyDetached(name, data, signature, o.now(), pgp.Legacy)
+	}
+	err := repo.Keys.VerifyDetached(name, data, signature, o.now(), pgp.Modern)
+	if err != nil && repo.Keys.VerifyDetached(name, data, signature, o.now(), pgp.Legacy) == nil {
+		return fmt.Errorf("%w (its signature can be forged: if the distribution is as old as that, write legacy: true beside the repository in the recipe)", err)
+	}
+	return err
 }
 
 func (o *opener) now() time.Time {
@@ -238,10 +246,11 @@ func (o *opener) now() time.Time {
 
 // open fetches one metadata file and opens what it holds.
 func (o *opener) open(ctx context.Context, s *source, f dataFile) (io.ReadCloser, error) {
-	if f.sum.kind == "sha1" && !s.repo.WeakSums {
-		return nil, fmt.Errorf("%s is vouched for by SHA-1 only, which can be forged: if it is as old as that, write legacy: true in the recipe", f.href)
+	if f.sum.kind == "sha1" && !s.repo.Legacy {
+		return nil, weakSum(f.href)
 	}
-	item := fetch.Item{Name: f.kind + " of " + s.repo.Name, URL: joinURL(s.base, f.href), Size: f.size, Sum: f.sum.hex}
+	item := itemAt(s.bases, f.href)
+	item.Name, item.Size, item.Sum = f.kind+" of "+s.repo.Name, f.size, f.sum.hex
 	var at string
 	if err := o.fetcher.Get(ctx, []fetch.Item{item}, func(_ int, path string) error { at = path; return nil }); err != nil {
 		return nil, err
@@ -266,12 +275,25 @@ func (o *opener) open(ctx context.Context, s *source, f dataFile) (io.ReadCloser
 	return metadata{io.LimitReader(z, maxMetadata), z, file}, nil
 }
 
+func weakSum(what string) error {
+	return fmt.Errorf("%s is vouched for by SHA-1 only, which can be forged: if the repository is as old as that, write legacy: true beside it in the recipe", what)
+}
+
 type metadata struct {
 	io.Reader
 	z, file io.Closer
 }
 
 func (m metadata) Close() error { return errors.Join(m.z.Close(), m.file.Close()) }
+
+// itemAt is a file below any of several base URLs.
+func itemAt(bases []string, href string) fetch.Item {
+	it := fetch.Item{URL: joinURL(bases[0], href)}
+	for _, base := range bases[1:] {
+		it.Also = append(it.Also, joinURL(base, href))
+	}
+	return it
+}
 
 // joinURL puts a path below a base URL; what is special in URLs may be in names of packages (a plus).
 func joinURL(base, href string) string {
@@ -282,26 +304,50 @@ func joinURL(base, href string) string {
 	return base + "/" + strings.Join(parts, "/")
 }
 
-func (o *opener) primary(ctx context.Context, s *source) ([]*Package, error) {
+func (o *opener) primary(ctx context.Context, s *source) error {
 	f := s.md.files["primary"]
 	r, err := o.open(ctx, s, f)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer r.Close()
-	packages, err := parsePrimary(r, s.repo, func(p *Package) bool {
-		return rpm.Runs(p.Arch, o.cfg.Arch) && !slices.ContainsFunc(s.repo.Exclude, func(pattern string) bool {
+	s.foreign = map[string][]string{}
+	s.packages, err = parsePrimary(r, s.repo, func(p *Package) bool {
+		if !rpm.Runs(p.Arch, o.cfg.Arch) {
+			if list := s.foreign[p.Name]; p.Arch != "src" && p.Arch != "nosrc" && !slices.Contains(list, p.Arch) {
+				s.foreign[p.Name] = append(list, p.Arch)
+			}
+			return false
+		}
+		return !slices.ContainsFunc(s.repo.Exclude, func(pattern string) bool {
 			ok, err := path.Match(pattern, p.Name)
 			return err == nil && ok
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.href, err)
+		return fmt.Errorf("read %s: %w", f.href, err)
 	}
-	if len(packages) == 0 {
-		o.log.Warn("repository has no package for this architecture", "repository", s.repo.Name, "arch", o.cfg.Arch)
+	if i := slices.IndexFunc(s.packages, func(p *Package) bool { return p.sum.kind == "sha1" }); i >= 0 && !s.repo.Legacy {
+		return weakSum("package " + s.packages[i].String())
 	}
-	return packages, nil
+	if len(s.packages) == 0 {
+		o.log.Warn("repository has no package for this architecture", "repository", s.repo.Name, "arch", o.cfg.Arch, "has", strings.Join(archesOf(s.foreign), " "))
+	}
+	return nil
+}
+
+// archesOf lists all architectures of packages by name.
+func archesOf(byName map[string][]string) []string {
+	var arches []string
+	for _, list := range byName {
+		for _, a := range list {
+			if !slices.Contains(arches, a) {
+				arches = append(arches, a)
+			}
+		}
+	}
+	slices.Sort(arches)
+	return arches
 }
 
 // groups reads the comps file, if there is one; it may come plain, as "group", or compressed.
@@ -325,9 +371,9 @@ func (o *opener) groups(ctx context.Context, s *source) ([]Group, error) {
 	return nil, nil
 }
 
-// files looks up the required paths that primary metadata does not tell.
+// files looks up the required and wanted paths that primary metadata does not tell.
 func (o *opener) files(ctx context.Context, u *Universe) error {
-	missing := u.unknownFiles()
+	missing := u.unknownFiles(o.cfg.Files)
 	if len(missing) == 0 {
 		return nil
 	}

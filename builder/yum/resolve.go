@@ -101,7 +101,7 @@ func (s *search) run(wants []*want) error {
 			return err
 		}
 		if len(s.goals) == 0 && !s.wake() {
-			return nil
+			return s.standing()
 		}
 		if len(s.goals) == 0 {
 			continue
@@ -156,6 +156,18 @@ func (s *search) wake() bool {
 		}
 	}
 	return len(s.goals) > 0
+}
+
+// standing makes sure that no chosen package conflicts with what was chosen after it, by a condition that only the whole tells.
+func (s *search) standing() error {
+	for _, n := range s.order {
+		for _, c := range n.pkg.conflicts {
+			if c.Word != "" && s.holds(c) {
+				return &deadEnd{fmt.Sprintf("%s, which is %s, conflicts with %s", n.pkg, n.reason(), c)}
+			}
+		}
+	}
+	return nil
 }
 
 // take returns the candidate that dnf prefers, of those with which the rest can be satisfied.

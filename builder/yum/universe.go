@@ -1,6 +1,7 @@
 package yum
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -107,20 +108,49 @@ func (u *Universe) providers(r rpm.Relation) []*Package {
 	return out
 }
 
-// unknownFiles lists the paths that packages require and that primary metadata does not tell: it has those in /etc and in
-// folders called bin, and few others.
-func (u *Universe) unknownFiles() map[string]bool {
+// unknownFiles lists the paths that are wanted, or that packages require, and that primary metadata does not tell: it has those
+// in /etc and in folders called bin, and few others.
+func (u *Universe) unknownFiles(wanted []string) map[string]bool {
 	missing := map[string]bool{}
+	look := func(name string) {
+		if u.files[name] == nil && u.provides[name] == nil && !inPrimary(name) {
+			missing[name] = true
+		}
+	}
+	for _, name := range wanted {
+		look(name)
+	}
 	for _, p := range u.packages {
 		for _, c := range p.requires {
 			for _, r := range c.Relations() {
-				if r.IsFile() && u.files[r.Name] == nil && u.provides[r.Name] == nil && !inPrimary(r.Name) {
-					missing[r.Name] = true
+				if r.IsFile() {
+					look(r.Name)
 				}
 			}
 		}
 	}
 	return missing
+}
+
+// elsewhere says, as the end of a sentence, for which other architectures packages of these names are offered: all packages
+// when there is nothing at all for this one.
+func (u *Universe) elsewhere(names ...string) string {
+	var arches []string
+	for _, s := range u.sources {
+		for _, name := range names {
+			arches = append(arches, s.foreign[name]...)
+		}
+	}
+	if len(arches) == 0 && !slices.ContainsFunc(u.packages, func(p *Package) bool { return p.Arch != rpm.NoArch }) {
+		for _, s := range u.sources {
+			arches = append(arches, archesOf(s.foreign)...)
+		}
+	}
+	if len(arches) == 0 {
+		return ""
+	}
+	slices.Sort(arches)
+	return fmt.Sprintf(" for architecture %s: what is there is for %s", u.arch, strings.Join(slices.Compact(arches), ", "))
 }
 
 func (u *Universe) addFile(p *Package, name string) {

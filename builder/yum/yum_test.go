@@ -2,12 +2,8 @@ package yum
 
 import (
 	"bytes"
-	"crypto/sha1"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,7 +72,7 @@ func small(t testing.TB) []*Package {
 		pkg(t, "libc-2.12-1.i686", "provides libc.so.6(GLIBC_2.4)", "provides libc.so.6"),
 		pkg(t, "libc-2.12-2.i686", "provides libc.so.6(GLIBC_2.4)", "provides libc.so.6"),
 		pkg(t, "shell-4-1.i686", "file /bin/sh", "requires libc.so.6"),
-		pkg(t, "words-3-1.noarch", "file /usr/share/words"),
+		pkg(t, "words-3-1.noarch", "file /usr/share/words"), pkg(t, "web2-1-1.noarch", "file /usr/share/dict/web2"), // which nothing requires
 		pkg(t, "tools-1-1.i686", "requires mta", "requires tools-data = 1-1"),
 		pkg(t, "tools-data-1-1.noarch"), pkg(t, "tools-data-2-1.noarch"),
 		pkg(t, "tools-doc-1-1.noarch"), pkg(t, "games-1-1.i686"), pkg(t, "games-doc-1-1.noarch"),
@@ -90,6 +86,9 @@ func small(t testing.TB) []*Package {
 		pkg(t, "broken-1-1.i686", "requires nobody-has-this >= 3"),
 		pkg(t, "too-new-1-1.i686", "requires libc >= 2.13"),
 		pkg(t, "clash-1-1.i686", "requires postbox", "requires otherbox"),
+		// What the first of its needs makes wrong is known only when the second is there.
+		pkg(t, "wary-1-1.i686", "conflicts (games and games-doc)", "requires games", "requires choice"),
+		pkg(t, "choice-a-1-1.noarch", "provides choice", "requires games-doc"), pkg(t, "choice-b-1-1.noarch", "provides choice"),
 	}
 }
 
@@ -97,7 +96,7 @@ func small(t testing.TB) []*Package {
 func TestSmall(t *testing.T) {
 	dir := t.TempDir()
 	writeRepo(t, dir, small(t), comps)
-	u := openRepo(t, dir, "i686")
+	u := openRepo(t, dir, "i686", "/usr/share/dict/web2", "/usr/share/nothing")
 	cases := []struct{ want, set string }{
 		{"core", "core libc-2.12-2 shell words"},
 		{"@base", "core libc-2.12-2 otherbox shell tools tools-data-1 tools-doc words"},
@@ -111,6 +110,10 @@ func TestSmall(t *testing.T) {
 		{"rich tools postbox", "games postbox rich tools tools-data-1 tools-doc"},
 		{"rich-with", "core libc-2.12-2 otherbox rich-with shell words"},
 		{"/bin/sh", "shell libc-2.12-2"},
+		{"/usr/share/words", "words"},
+		{"/usr/share/dict/web2 fast", "fast web2"},
+		{"wary", "wary games choice-b"},
+		{"wary games-doc", ""}, {"/usr/share/nothing", ""},
 		{"broken", ""}, {"too-new", ""}, {"clash", ""}, {"postbox otherbox", ""},
 	}
 	var sets [][]string
@@ -169,10 +172,33 @@ func TestErrors(t *testing.T) {
 		{Want{Groups: []string{"Bse"}}, "no group Bse in fixture; did you mean"},
 		{Want{Groups: []string{"empty"}}, "group empty: no repository has any of its packages"},
 		{Want{Packages: []string{"core"}, Exclude: []string{"shel*"}}, "shell-4-1.i686 is excluded by the recipe"},
+		{Want{Packages: []string{"wary", "games-doc"}}, "wary-1-1.i686 conflicts with (games and games-doc)"},
 		{Want{Packages: []string{"core"}, Exclude: []string{"core"}}, "both wanted and excluded"},
 	} {
 		if _, err := u.Resolve(c.want); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%+v: %v\nwant %q", c.want, err, c.says)
+		}
+	}
+}
+
+// TestPacked has metadata and groups in every compression that createrepo_c makes; dnf reads the same.
+func TestPacked(t *testing.T) {
+	want := Want{Groups: []string{"Base"}, Packages: []string{"/usr/share/dict/web2"}}
+	for _, ext := range []string{"gz", "xz", "zst", "bz2"} {
+		dir := t.TempDir()
+		writeRepoPacked(t, dir, small(t), comps, ext, ext)
+		packages, err := openRepo(t, dir, "i686", "/usr/share/dict/web2").Resolve(want)
+		if err != nil {
+			t.Errorf("%s: %v", ext, err)
+			continue
+		}
+		var ours, theirs []string
+		for _, p := range packages {
+			ours = append(ours, p.String())
+		}
+		slices.Sort(ours)
+		if err := json.Unmarshal(byDNF(t, dir, "i686", [][]string{{"@base", "/usr/share/dict/web2"}})[0], &theirs); err != nil || !slices.Equal(ours, theirs) {
+			t.Errorf("%s: %v, dnf says %v, %v", ext, ours, theirs, err)
 		}
 	}
 }
@@ -296,66 +322,33 @@ func TestFaultsOfRepositories(t *testing.T) {
 	}
 }
 
-// weaken makes a repository one whose files are vouched for by SHA-1, as on EL6.
-func weaken(t *testing.T, dir string) {
-	t.Helper()
-	md := filepath.Join(dir, "repodata", "repomd.xml")
-	for _, name := range []string{"primary.xml.gz", "filelists.xml.gz"} {
-		data, err := os.ReadFile(filepath.Join(dir, "repodata", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		rewrite(t, md, func(s string) string {
-			return strings.Replace(s, fmt.Sprintf(`<checksum type="sha256">%x`, sha256.Sum256(data)), fmt.Sprintf(`<checksum type="sha">%x`, sha1.Sum(data)), 1)
-		})
-	}
-}
-
-func TestWeakSums(t *testing.T) {
+// TestOtherArchitectures says what a repository has instead.
+func TestOtherArchitectures(t *testing.T) {
 	dir := t.TempDir()
-	writeRepo(t, dir, small(t), "")
-	weaken(t, dir)
-	u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "el6", BaseURL: "file://" + dir, WeakSums: true}}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
-	if err != nil {
-		t.Fatal(err)
+	packages := []*Package{pkg(t, "kernel-1-1.x86_64"), pkg(t, "kernel-1-1.aarch64"), pkg(t, "kernel-1-1.src"), pkg(t, "bash-1-1.x86_64"), pkg(t, "docs-1-1.noarch")}
+	const base = `<comps><group><id>base</id><name>Base</name><packagelist><packagereq>bash</packagereq></packagelist></group></comps>`
+	writeRepo(t, dir, packages, base)
+	u := openRepo(t, dir, "i686")
+	for _, c := range []struct {
+		want Want
+		says string
+	}{
+		{Want{Packages: []string{"kernel"}}, "no package kernel in fixture for architecture i686: what is there is for aarch64, x86_64"},
+		{Want{Packages: []string{"kernle"}}, "no package kernle in fixture for architecture i686: what is there is for aarch64, x86_64"},
+		{Want{Groups: []string{"base"}}, "group base: no repository has any of its packages for architecture i686: what is there is for x86_64"},
+	} {
+		if _, err := u.Resolve(c.want); err == nil || err.Error() != c.says {
+			t.Errorf("%+v: %v\nwant %q", c.want, err, c.says)
+		}
 	}
-	if _, err := u.Resolve(Want{Packages: []string{"core"}}); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestMirrors(t *testing.T) {
-	dir := t.TempDir()
-	writeRepo(t, dir, small(t), "")
-	good := httptest.NewServer(http.FileServer(http.Dir(dir)))
-	defer good.Close()
-	bad := httptest.NewServer(http.NotFoundHandler())
-	defer bad.Close()
-	lists := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.String() {
-		case "/mirrors?arch=i386":
-			fmt.Fprintf(w, "# comment\n%s/6.8/\n%s\n", bad.URL, good.URL)
-		case "/metalink":
-			fmt.Fprintf(w, `<metalink><files><file name="repomd.xml"><resources><url protocol="rsync" preference="100">rsync://x/repodata/repomd.xml</url>
-<url protocol="http" preference="10">%s/repodata/repomd.xml</url><url protocol="http" preference="90">%s/repodata/repomd.xml</url></resources></file></files></metalink>`, good.URL, bad.URL)
-		}
-	}))
-	defer lists.Close()
-	for _, r := range []Repo{{Name: "list", MirrorList: lists.URL + "/mirrors?arch=$basearch"}, {Name: "metalink", Metalink: lists.URL + "/metalink"}} {
-		cfg := Config{Repos: []Repo{r}, Arch: "i686", ReleaseVer: "6.8"}
-		f := &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}, Attempts: 1}
-		u, err := Open(t.Context(), cfg, f)
-		if err != nil {
-			t.Errorf("%s: %v", r.Name, err)
-			continue
-		}
-		packages, err := u.Resolve(Want{Packages: []string{"core"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		items, err := Items(t.Context(), cfg, f, u.Lock(packages))
-		if err != nil || len(items) != len(packages) || !strings.HasSuffix(items[0].URL, "/Packages/core-1-1.i686.rpm") {
-			t.Errorf("%s: %+v, %v", r.Name, items, err)
+	writeRepo(t, dir, append(packages, pkg(t, "bash-1-1.i686")), base)
+	u = openRepo(t, dir, "i686")
+	for want, says := range map[string]string{
+		"kernel": "no package kernel in fixture for architecture i686: what is there is for aarch64, x86_64",
+		"bsh":    "no package bsh in fixture; did you mean bash?",
+	} {
+		if _, err := u.Resolve(Want{Packages: []string{want}}); err == nil || err.Error() != says {
+			t.Errorf("%s: %v\nwant %q", want, err, says)
 		}
 	}
 }
@@ -399,7 +392,7 @@ func FuzzDocuments(f *testing.F) {
 			}
 		}
 		parseComps(bytes.NewReader(data))
-		parseMetalink(data)
+		parseMetalink(data, true)
 		parseMirrorlist(data)
 		findFiles(bytes.NewReader(data), map[string]bool{"/x": true}, func(string, string) {})
 	})

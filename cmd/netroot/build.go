@@ -17,6 +17,8 @@ import (
 	"netroot/builder/strictyaml"
 )
 
+const mirrorUsage = "take packages from this mirror instead of the recipe's or the host's; of RPM repositories, those that have a path: below it"
+
 // buildFlags are the flags of build.
 type buildFlags struct {
 	mirror, arch          string
@@ -40,6 +42,7 @@ told. Interrupted, it goes on where it ended: what has arrived is kept.
 A recipe with from: {iso: …} takes the ISO of an installer or a live system as it is, one with from: {netboot: …} a kernel and an
 initrd. What the installer would ask is answered by autoinstall: (Ubuntu), preseed: (Debian) or kickstart: (the RPM family).`,
 		Example: `  netroot build debian-12
+  netroot build almalinux-9 --mirror http://mirror.site/almalinux    # RPMs, checked with the key that the recipe names
   netroot build site.yaml --keep 5 --verify    # what a nightly job runs: promote only what boots
 
   # a copy of a machine that is installed, which then boots without its disk
@@ -57,7 +60,7 @@ initrd. What the installer would ask is answered by autoinstall: (Ubuntu), prese
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&f.mirror, "mirror", "", "take packages from this mirror instead of the recipe's or the host's")
+	cmd.Flags().StringVar(&f.mirror, "mirror", "", mirrorUsage)
 	cmd.Flags().StringVar(&f.arch, "arch", "", "build for this architecture instead of the recipe's: "+strings.Join(recipe.Arches(), ", "))
 	cmd.Flags().BoolVar(&f.locked, "locked", false, "build exactly the packages of the lock file beside the recipe")
 	cmd.Flags().BoolVar(&f.force, "force", false, "build even when nothing changed")

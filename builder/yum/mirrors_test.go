@@ -1,0 +1,332 @@
+package yum
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/md5"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"netroot/builder/fetch"
+	"netroot/builder/gpgfixture"
+	"netroot/builder/pgp"
+)
+
+// weaken makes a repository one whose files are vouched for by SHA-1, as on EL6.
+func weaken(t *testing.T, dir string) {
+	t.Helper()
+	md := filepath.Join(dir, "repodata", "repomd.xml")
+	for _, name := range []string{"primary.xml.gz", "filelists.xml.gz"} {
+		data, err := os.ReadFile(filepath.Join(dir, "repodata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, md, func(s string) string {
+			return strings.Replace(s, fmt.Sprintf(`<checksum type="sha256">%x`, sha256.Sum256(data)), fmt.Sprintf(`<checksum type="sha">%x`, sha1.Sum(data)), 1)
+		})
+	}
+}
+
+func TestWeakSums(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	weaken(t, dir)
+	u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "el6", BaseURL: "file://" + dir, Legacy: true}}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Resolve(Want{Packages: []string{"core"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A mirror is a server of a folder that counts what it is asked for.
+type mirror struct {
+	*httptest.Server
+	asked map[string]int
+	mu    sync.Mutex
+}
+
+func newMirror(t *testing.T, h http.Handler) *mirror {
+	m := &mirror{asked: map[string]int{}}
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.mu.Lock()
+		m.asked[r.URL.Path]++
+		m.mu.Unlock()
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(m.Close)
+	return m
+}
+
+// real gives the packages of a repository files: of each the text that its checksum in the metadata is of.
+func real(t *testing.T, dir string, packages []*Package) {
+	t.Helper()
+	for _, p := range packages {
+		at := filepath.Join(dir, "Packages", p.String()+".rpm")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(p.String()), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changePrimary(t, dir, func(s string) string {
+		for _, p := range packages {
+			s = strings.Replace(s, `<size package="1000" installed="2000" archive="3000"/><location href="Packages/`+p.String()+".rpm", fmt.Sprintf(`<size package="%d"/><location href="Packages/%s.rpm`, len(p.String()), p), 1)
+		}
+		return s
+	})
+}
+
+// changePrimary changes primary metadata, and what repomd.xml says of it.
+func changePrimary(t *testing.T, dir string, change func(string) string) {
+	t.Helper()
+	name := filepath.Join(dir, "repodata", "primary.xml.gz")
+	before, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := gzip.NewReader(bytes.NewReader(before))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after bytes.Buffer
+	z := gzip.NewWriter(&after)
+	z.Write([]byte(change(string(text))))
+	z.Close()
+	if err := os.WriteFile(name, after.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, filepath.Join(dir, "repodata", "repomd.xml"), func(s string) string {
+		s = strings.Replace(s, fmt.Sprintf("%x", sha256.Sum256(before)), fmt.Sprintf("%x", sha256.Sum256(after.Bytes())), 1)
+		return strings.Replace(s, fmt.Sprintf("<size>%d</size>", len(before)), fmt.Sprintf("<size>%d</size>", after.Len()), 1)
+	})
+}
+
+// TestMirrors has repositories at several mirrors of which only the last has everything: the first has nothing, the second is still in
+// the middle of a sync and has repomd.xml without what it leads to.
+func TestMirrors(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	real(t, dir, small(t))
+	good := newMirror(t, http.FileServer(http.Dir(dir)))
+	dead := newMirror(t, http.NotFoundHandler())
+	half := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/repodata/repomd.xml" {
+			http.NotFound(w, r)
+			return
+		}
+		http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
+	}))
+	lists := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.String() {
+		case "/mirrors?arch=i386":
+			fmt.Fprintf(w, "# comment\n%s/6.8/\n%s\n%s\n", dead.URL, half.URL, good.URL)
+		case "/metalink":
+			fmt.Fprintf(w, `<metalink><files><file name="repomd.xml"><resources><url protocol="rsync" preference="100">rsync://x/repodata/repomd.xml</url>
+<url protocol="http" preference="10">%s/repodata/repomd.xml</url><url protocol="http" preference="90">%s/repodata/repomd.xml</url><url protocol="http" preference="50">%s/repodata/repomd.xml</url></resources></file></files></metalink>`, good.URL, dead.URL, half.URL)
+		}
+	}))
+	for _, r := range []Repo{{Name: "list", MirrorList: lists.URL + "/mirrors?arch=$basearch"}, {Name: "metalink", Metalink: lists.URL + "/metalink"}} {
+		cfg := Config{Repos: []Repo{r}, Arch: "i686", ReleaseVer: "6.8"}
+		f := &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}, Attempts: 1}
+		u, err := Open(t.Context(), cfg, f)
+		if err != nil {
+			t.Errorf("%s: %v", r.Name, err)
+			continue
+		}
+		packages, err := u.Resolve(Want{Packages: []string{"core"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pins := u.Lock(packages)
+		lists.asked = map[string]int{}
+		items, err := Items(t.Context(), cfg, f, pins, u.Mirrors())
+		if err != nil || len(items) != len(packages) || len(lists.asked) > 0 {
+			t.Fatalf("%s: %+v, %v, and the list was asked for %v", r.Name, items, err, lists.asked)
+		}
+		const core = "/Packages/core-1-1.i686.rpm"
+		if items[0].URL != half.URL+core || len(items[0].Also) != 2 || items[0].Also[0] != good.URL+core || !strings.HasPrefix(items[0].Also[1], dead.URL) {
+			t.Errorf("%s: %q, then %q", r.Name, items[0].URL, items[0].Also)
+		}
+		if err := f.Get(t.Context(), items, nil); err != nil {
+			t.Errorf("%s: %v", r.Name, err)
+		}
+
+		// From the lock alone, the list is asked for again, but not when everything is here.
+		if items, err = Items(t.Context(), cfg, f, pins, nil); err != nil || len(lists.asked) > 0 {
+			t.Errorf("%s: %v, and the list was asked for %v, with everything in the cache", r.Name, err, lists.asked)
+		}
+		if err := f.Get(t.Context(), items, nil); err != nil {
+			t.Errorf("%s: from the cache: %v", r.Name, err)
+		}
+		f.Cache.Remove(pins.Packages[0].Sum())
+		if items, err = Items(t.Context(), cfg, f, pins, nil); err != nil || len(lists.asked) != 1 {
+			t.Fatalf("%s: %v, and the list was asked for %v", r.Name, err, lists.asked)
+		}
+		if err := f.Get(t.Context(), items, nil); err != nil {
+			t.Errorf("%s: by the lock: %v", r.Name, err)
+		}
+	}
+}
+
+// TestMetalinkVouches has mirrors that lag behind or lie.
+func TestMetalinkVouches(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	now, err := os.ReadFile(filepath.Join(dir, "repodata", "repomd.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := bytes.Replace(now, []byte("<revision>1<"), []byte("<revision>0<"), 1)
+	truth := newMirror(t, http.FileServer(http.Dir(dir)))
+	liar := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/repodata/repomd.xml" {
+			w.Write(forged)
+			return
+		}
+		http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
+	}))
+	sums := func(data []byte, kinds string) string {
+		all := map[string]string{"md5": fmt.Sprintf("%x", md5.Sum(data)), "sha1": fmt.Sprintf("%x", sha1.Sum(data)), "sha256": fmt.Sprintf("%x", sha256.Sum256(data)), "sha512": fmt.Sprintf("%x", sha512.Sum512(data))}
+		text := "<size>1</size><verification>"
+		for _, kind := range strings.Fields(kinds) {
+			text += fmt.Sprintf("\n<hash type=%q>%s</hash>", kind, all[kind])
+		}
+		return text + "</verification>"
+	}
+	const all = "md5 sha1 sha256 sha512"
+	alternate := func(s string) string {
+		return "<mm0:alternates><mm0:alternate><mm0:timestamp>1</mm0:timestamp>" + s + "</mm0:alternate></mm0:alternates>"
+	}
+	for _, c := range []struct {
+		name, vouch string
+		legacy      bool
+		from        []*mirror
+		base, says  string
+	}{
+		{"right", sums(now, all), false, []*mirror{truth}, truth.URL, ""},
+		{"forged", sums(now, all), false, []*mirror{liar}, "", "is none that the metalink vouches for"},
+		{"forged, then right", sums(now, all), false, []*mirror{liar, truth}, truth.URL, ""},
+		{"one that was right before", sums([]byte("newer"), all) + alternate(sums(now, all)), false, []*mirror{liar, truth}, truth.URL, ""},
+		{"none of those before", sums([]byte("newer"), all) + alternate(sums([]byte("new"), all)), false, []*mirror{truth}, "", "is none that the metalink vouches for"},
+		{"the best digest counts", strings.Replace(sums(forged, "sha256"), "</verification>", "<hash type=\"sha512\">"+fmt.Sprintf("%x", sha512.Sum512(now))+"</hash></verification>", 1), false, []*mirror{liar, truth}, truth.URL, ""},
+		{"MD5", sums(now, "md5"), true, []*mirror{truth}, "", "by digests only that are not accepted"},
+		{"SHA-1", sums(now, "md5 sha1"), false, []*mirror{truth}, "", "legacy: true"},
+		{"SHA-1, legacy", sums(now, "md5 sha1"), true, []*mirror{liar, truth}, truth.URL, ""},
+		{"no digest", "", false, []*mirror{truth}, truth.URL, ""},
+	} {
+		lists := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, `<?xml version="1.0"?><metalink version="3.0" xmlns="http://www.metalinker.org/" xmlns:mm0="http://fedorahosted.org/mirrormanager"><files><file name="repomd.xml">`+"<mm0:timestamp>2</mm0:timestamp>"+c.vouch+`<resources maxconnections="1">`)
+			for i, m := range c.from {
+				fmt.Fprintf(w, `<url protocol="http" type="http" location="US" preference="%d">%s/repodata/repomd.xml</url>`, 100-i, m.URL)
+			}
+			fmt.Fprint(w, "</resources></file></files></metalink>")
+		}))
+		u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "linked", Metalink: lists.URL, Legacy: c.legacy}}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
+		switch {
+		case c.says != "":
+			if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "repository linked") {
+				t.Errorf("%s: %v\nwant %q", c.name, err, c.says)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		case u.Mirrors()["linked"][0] != c.base:
+			t.Errorf("%s: taken from %s", c.name, u.Mirrors()["linked"])
+		}
+	}
+}
+
+// TestSignedRepo has metadata signed by gpg as today, and as in the days of EL6.
+func TestSignedRepo(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	md := filepath.Join(dir, "repodata", "repomd.xml")
+	data, err := os.ReadFile(md)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modern, other := gpgfixture.New(t, "gpg", "RSA", 2048), gpgfixture.New(t, "gpg", "RSA", 2048)
+	rsa, dsa := gpgfixture.New(t, "gpg1", "RSA", 2048), gpgfixture.New(t, "gpg1", "DSA", 1024)
+	sign := func(k *gpgfixture.Key, args ...string) []byte { return k.Detach(t, data, append(args, "--armor")...) }
+	const old = "write legacy: true"
+	for _, c := range []struct {
+		name      string
+		signature []byte
+		by        *gpgfixture.Key
+		legacy    bool
+		says      string
+	}{
+		{"good", sign(modern, "--digest-algo", "SHA256"), modern, false, ""},
+		{"good, legacy allowed", sign(modern, "--digest-algo", "SHA256"), modern, true, ""},
+		{"of something else", modern.Detach(t, append(data, ' '), "--armor"), modern, false, "repomd.xml is not as it was signed"},
+		{"of something else, legacy", rsa.Detach(t, append(data, ' '), "--armor", "--digest-algo", "SHA1", "--force-v3-sigs"), rsa, true, "repomd.xml is not as it was signed"},
+		{"another's", sign(other), modern, false, "none is in keyring"},
+		{"junk", []byte("<html>log in</html>"), modern, false, "repomd.xml"},
+		{"RSA SHA-1", sign(rsa, "--digest-algo", "SHA1"), rsa, false, old},
+		{"RSA SHA-1, legacy", sign(rsa, "--digest-algo", "SHA1"), rsa, true, ""},
+		{"DSA SHA-1", sign(dsa, "--digest-algo", "SHA1"), dsa, false, old},
+		{"DSA SHA-1, legacy", sign(dsa, "--digest-algo", "SHA1"), dsa, true, ""},
+		{"version 3 RSA SHA-1", sign(rsa, "--digest-algo", "SHA1", "--force-v3-sigs"), rsa, false, old},
+		{"version 3 RSA SHA-1, legacy", sign(rsa, "--digest-algo", "SHA1", "--force-v3-sigs"), rsa, true, ""},
+		{"version 3 DSA SHA-1, legacy", sign(dsa, "--digest-algo", "SHA1", "--force-v3-sigs"), dsa, true, ""},
+	} {
+		if err := os.WriteFile(md+".asc", c.signature, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		keys, err := pgp.ReadKeyring(c.by.Public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Repo{Name: "signed", BaseURL: "file://" + dir, Keys: keys, SignedRepo: true, Legacy: c.legacy}
+		_, err = Open(t.Context(), Config{Repos: []Repo{r}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
+		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "repository signed")) {
+			t.Errorf("%s: %v\nwant %q", c.name, err, c.says)
+		}
+	}
+}
+
+// TestWeakPackageSums has packages that only SHA-1 vouches for in metadata that SHA-256 does.
+func TestWeakPackageSums(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	changePrimary(t, dir, func(s string) string {
+		return regexp.MustCompile(`<checksum type="sha256" pkgid="YES">[0-9a-f]{24}`).ReplaceAllString(s, `<checksum type="sha" pkgid="YES">`)
+	})
+	cfg := Config{Repos: []Repo{{Name: "el6", BaseURL: "file://" + dir, Legacy: true}}, Arch: "i686"}
+	f := &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}}
+	u, err := Open(t.Context(), cfg, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages, err := u.Resolve(Want{Packages: []string{"tools-data"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pins := u.Lock(packages)
+	if items, err := Items(t.Context(), cfg, f, pins, nil); err != nil || len(items) != 1 || len(items[0].Sum) != 40 {
+		t.Fatalf("%+v, %v", items, err)
+	}
+	cfg.Repos[0].Legacy = false
+	const says = "is vouched for by SHA-1 only, which can be forged: if the repository is as old as that, write legacy: true beside it in the recipe"
+	if _, err := Open(t.Context(), cfg, f); err == nil || !strings.Contains(err.Error(), "repository el6: at file://"+dir+": package core-1-1.i686 "+says) {
+		t.Errorf("%v", err)
+	}
+	if _, err := Items(t.Context(), cfg, f, pins, nil); err == nil || !strings.Contains(err.Error(), "package tools-data, as it was locked, "+says) {
+		t.Errorf("by the lock: %v", err)
+	}
+}

@@ -7,7 +7,7 @@ STORE   ?= /var/lib/netroot
 RECIPE  ?= debian-12
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-.PHONY: all build demo test e2e e2e-long bench lint deps clean
+.PHONY: all build demo test e2e e2e-long hostile bench lint deps clean
 
 all: build
 
@@ -37,6 +37,11 @@ e2e: deps build
 # What takes too long for every change: a Debian that is installed onto a disk.
 e2e-long: deps build
 	NETROOT=$(CURDIR)/netroot NETROOT_E2E_LONG=1 go test -count 1 -tags e2e -timeout 100m -v -run '^TestE2EDebianIsInstalled$$' ./boot
+
+# What make test does with some ten thousand malformed packets, with a million to each port.
+hostile: deps
+	go test -count 1 -timeout 60m -v -run '^TestMalformed' ./boot/proxydhcp ./boot/tftp -args -malformed 2000000
+	go test -count 1 -timeout 60m -v -run '^TestMalformed' ./boot/nfs ./boot/httpd -args -malformed 1000000
 
 bench: deps build
 	go test -p 1 -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 90m ./builder ./cmd/netroot ./boot ./boot/proxydhcp ./boot/tftp ./boot/storm

@@ -2,8 +2,11 @@ package boot
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -48,8 +51,9 @@ func TestWatch(t *testing.T) {
 			}
 		}
 	}
-	r := httptest.NewRequest("GET", "/v1/nodes", nil)
-	r.RemoteAddr = "127.0.0.1:1"
+	r := httptest.NewRequest("GET", "/v1/nodes", nil) // by one of the server's own addresses
+	r.RemoteAddr = "10.0.0.3:1"
+	r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.TCPAddr{IP: net.IPv4(10, 0, 0, 3), Port: 80})))
 	got := httptest.NewRecorder()
 	w.handlers()["/v1/nodes"].ServeHTTP(got, r)
 	var machines []nodes.Machine

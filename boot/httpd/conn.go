@@ -3,34 +3,53 @@ package httpd
 import (
 	"io"
 	"net"
+	"net/netip"
 	"os"
 
+	"netroot/boot/crowd"
 	"netroot/boot/sendfile"
 )
 
-// listener gives out connections that send files as package sendfile does.
-type listener struct{ net.Listener }
+// listener gives out connections that send files as package sendfile does, and no client more than its share.
+type listener struct {
+	net.Listener
+	crowd   crowd.Crowd
+	refused func(client netip.Addr, reason string)
+}
 
-func (l listener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		tcp, ok := nc.(*net.TCPConn)
+		if !ok {
+			return nc, nil
+		}
+		client := tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+		if reason := l.crowd.Add(tcp, client); reason != "" {
+			l.refused(client, reason)
+			tcp.Close()
+			continue
+		}
+		c := &conn{TCPConn: tcp, crowd: &l.crowd}
+		c.sends = c.sender.Init(tcp)
+		return c, nil
 	}
-	tcp, ok := nc.(*net.TCPConn)
-	if !ok {
-		return nc, nil
-	}
-	c := &conn{TCPConn: tcp}
-	if !c.sender.Init(tcp) {
-		return nc, nil
-	}
-	return c, nil
 }
 
 // A conn is a connection to one client. The http package writes to it from one goroutine.
 type conn struct {
 	*net.TCPConn
+	crowd  *crowd.Crowd
 	sender sendfile.Sender
+	sends  bool
+}
+
+func (c *conn) Close() error {
+	c.crowd.Remove(c.TCPConn)
+	return c.TCPConn.Close()
 }
 
 // ReadFrom implements io.ReaderFrom, which the http package calls for the body of an answer.
@@ -40,7 +59,7 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 		return c.TCPConn.ReadFrom(r)
 	}
 	f, start := onDisk(part.R)
-	if f == nil {
+	if f == nil || !c.sends {
 		return c.TCPConn.ReadFrom(r)
 	}
 	seeker := part.R.(io.Seeker)

@@ -49,8 +49,11 @@ func (h *Handler) Serve(ctx context.Context, ln net.Listener) error {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(h.log().Handler(), slog.LevelDebug),
 	}
+	l := &listener{Listener: ln, refused: func(client netip.Addr, reason string) {
+		h.log().Warn("refused", "service", "http", "client", client.String(), "reason", reason)
+	}}
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(listener{ln}) }()
+	go func() { done <- srv.Serve(l) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve HTTP on %v: %w", ln.Addr(), err)

@@ -3,6 +3,7 @@ package httpd
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,10 +15,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"netroot/boot/crowd"
 )
 
 const secret = "the password hashes"
@@ -135,6 +139,44 @@ func TestHostileClients(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("another client waited for %v", took)
 	}
+}
+
+// Ten thousand connections of one machine that never ask anything: another one is served.
+func TestSilentConnections(t *testing.T) {
+	addr, _ := servePlanted(t)
+	silent := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 7)}, Timeout: 10 * time.Second}
+	var open []net.Conn
+	defer func() {
+		for _, nc := range open {
+			nc.Close()
+		}
+	}()
+	closed := 0
+	for range 10_000 {
+		nc, err := silent.Dial("tcp4", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc.(*net.TCPConn).SetLinger(0)
+		if open = append(open, nc); len(open) > crowd.PerClient+100 { // by now those beyond its share were closed
+			last := open[crowd.PerClient]
+			last.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := last.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("a connection too many stays open: %v", err)
+			}
+			last.Close()
+			open = slices.Delete(open, crowd.PerClient, crowd.PerClient+1)
+			closed++
+		}
+	}
+	start := time.Now()
+	if status, body, err := raw(addr, "/file"); err != nil || status != 200 || body != "public" {
+		t.Errorf("another client: %d %q, %v", status, body, err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("another client waited for %v", took)
+	}
+	t.Logf("%d of the 10,000 were closed", closed)
 }
 
 var malformed = flag.Int("malformed", 30_000, "how many malformed requests TestMalformedRequests sends")

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"netroot/boot/crowd"
 )
 
 var malformed = flag.Int("malformed", 30_000, "how many malformed records and datagrams TestMalformed sends")
@@ -57,14 +59,14 @@ func TestSilentConnections(t *testing.T) {
 		}
 		nc.(*net.TCPConn).SetLinger(0)
 		open = append(open, nc)
-		if len(open) > connsPerClient+100 { // those that were refused need not stay on this side
+		if len(open) > crowd.PerClient+100 { // those that were refused need not stay on this side
 			open[0].Close()
 			open = open[1:]
 		}
 	}
 	good.nfs(1, opaque(root)).want(t, nfsOK)
 	dial(t, r.addr).nfs(1, opaque(root)).want(t, nfsOK)
-	if n := r.Stats().Connections; n > connsPerClient+2 {
+	if n := r.Stats().Connections; n > crowd.PerClient+2 {
 		t.Errorf("%d connections are open", n)
 	}
 	// With half a call each, so that a buffer is held.
@@ -110,14 +112,16 @@ func mangle(rng *rand.Rand, b []byte) []byte {
 	return b
 }
 
-// Malformed records over TCP and datagrams to the portmapper, from clients that do not care for answers: nothing ends, memory stays
+// Malformed records to both services over TCP and datagrams to the portmapper, from clients that do not care for answers: nothing ends, memory stays
 // where it was, and a good client is served all the time.
 func TestMalformed(t *testing.T) {
 	r, _ := serveTree(t)
 	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	must(t, err)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
 	ended := make(chan error, 1)
-	go func() { ended <- r.ServePortmap(t.Context(), nil, pc, 2049) }()
+	go func() { ended <- r.ServePortmap(t.Context(), l, pc, 2049) }()
 	good := dial(t, r.addr)
 	root := good.mount("/debian-12")
 	h := opaque(root)
@@ -129,6 +133,10 @@ func TestMalformed(t *testing.T) {
 		seeds = append(seeds, append(header(1, 2, progMount, 3, proc, sysCred(0, 0)), str("/debian-12")...))
 	}
 	portmap := append(header(1, 2, progPortmap, 2, 3, put64(nil, 0)), words(progNFS, 3, 6, 0)...)
+	services := []struct {
+		addr  string
+		seeds [][]byte
+	}{{r.addr, seeds}, {l.Addr().String(), [][]byte{portmap, header(1, 2, progPortmap, 2, 4, put64(nil, 0))}}}
 	before := live()
 	var wg sync.WaitGroup
 	for client := range 4 {
@@ -140,8 +148,9 @@ func TestMalformed(t *testing.T) {
 				return
 			}
 			defer udp.Close()
-			for sent := 0; sent < *malformed/4; {
-				nc, err := from(t, netip.AddrFrom4([4]byte{127, 0, 2, byte(client + 1)}).String(), r.addr)
+			for sent, turn := 0, 0; sent < *malformed/2; turn++ {
+				to := services[turn%len(services)]
+				nc, err := from(t, netip.AddrFrom4([4]byte{127, 0, 2, byte(client + 1)}).String(), to.addr)
 				if err != nil {
 					t.Error(err)
 					return
@@ -154,8 +163,10 @@ func TestMalformed(t *testing.T) {
 				nc.SetWriteDeadline(time.Now().Add(10 * time.Second))
 				for range 500 {
 					sent++
-					udp.Write(mangle(rng, portmap))
-					rec := record(mangle(rng, seeds[rng.IntN(len(seeds))]))
+					if turn%len(services) == 0 {
+						udp.Write(mangle(rng, portmap))
+					}
+					rec := record(mangle(rng, to.seeds[rng.IntN(len(to.seeds))]))
 					if rng.IntN(200) == 0 {
 						binary.BigEndian.PutUint32(rec, rng.Uint32()) // a record that claims up to 4 GB
 					}
@@ -181,7 +192,7 @@ func TestMalformed(t *testing.T) {
 		case <-time.After(time.Millisecond):
 			continue
 		}
-		t.Logf("%d records, %d good calls meanwhile, %d refusals told", *malformed, served, len(r.seen(Refused)))
+		t.Logf("%d records to each, %d good calls meanwhile, %d refusals told", *malformed, served, len(r.seen(Refused)))
 		break
 	}
 	for end := time.Now().Add(10 * time.Second); r.Stats().Connections > 1 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"netroot/boot/crowd"
 )
 
 func TestRPCErrors(t *testing.T) {
@@ -230,7 +232,7 @@ func TestManyClients(t *testing.T) {
 func TestConnLimit(t *testing.T) {
 	r, _ := serveTree(t)
 	var open []*rpcClient
-	for range connsPerClient {
+	for range crowd.PerClient {
 		c := dial(t, r.addr)
 		c.nfs(0)
 		open = append(open, c)
@@ -244,7 +246,7 @@ func TestConnLimit(t *testing.T) {
 	}
 	open[0].nc.Close()
 	for range 100 {
-		if r.Stats().Connections < connsPerClient {
+		if r.Stats().Connections < crowd.PerClient {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -10,13 +10,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"netroot/boot/crowd"
 )
 
-const (
-	connsMax       = 4096 // of one listener
-	connsPerClient = 256
-	mountsMax      = 4096
-)
+const mountsMax = 4096
 
 // A Server answers for Exports. It has no state that a client depends on.
 type Server struct {
@@ -130,14 +128,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) error {
 	var (
 		wg   sync.WaitGroup
-		open = connSet{conns: map[net.Conn]netip.Addr{}, clients: map[netip.Addr]int{}}
+		open crowd.Crowd
 	)
 	stop := context.AfterFunc(ctx, func() {
 		l.Close()
-		open.closeAll()
+		open.Close()
 	})
 	defer wg.Wait()
-	defer open.closeAll()
+	defer open.Close()
 	defer stop()
 	for {
 		nc, err := l.Accept()
@@ -157,7 +155,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) 
 			return fmt.Errorf("accept: %w", err)
 		}
 		client := addrOf(nc.RemoteAddr())
-		if reason := open.add(nc, client); reason != "" {
+		if reason := open.Add(nc, client); reason != "" {
 			s.emit(Event{Kind: Refused, Client: client, Reason: reason})
 			nc.Close()
 			continue
@@ -166,7 +164,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, programs []program) 
 		s.stats.conns.Add(1)
 		wg.Go(func() {
 			defer s.stats.conns.Add(-1)
-			defer open.remove(nc)
+			defer open.Remove(nc)
 			if !s.admit(client, addrOf(nc.LocalAddr())) {
 				nc.Close()
 				return
@@ -193,48 +191,4 @@ func addrOf(a net.Addr) netip.Addr {
 		return ap.Addr().Unmap()
 	}
 	return netip.Addr{}
-}
-
-// connSet are the open connections of one listener.
-type connSet struct {
-	mu      sync.Mutex
-	closed  bool
-	conns   map[net.Conn]netip.Addr
-	clients map[netip.Addr]int
-}
-
-// add takes nc in, or says why not.
-func (o *connSet) add(nc net.Conn, client netip.Addr) string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch {
-	case o.closed:
-		return "the server is stopping"
-	case len(o.conns) >= connsMax:
-		return fmt.Sprintf("there are %d connections already", connsMax)
-	case o.clients[client] >= connsPerClient:
-		return fmt.Sprintf("this client has %d connections already", connsPerClient)
-	}
-	o.conns[nc] = client
-	o.clients[client]++
-	return ""
-}
-
-func (o *connSet) remove(nc net.Conn) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	client := o.conns[nc]
-	delete(o.conns, nc)
-	if o.clients[client]--; o.clients[client] <= 0 {
-		delete(o.clients, client)
-	}
-}
-
-func (o *connSet) closeAll() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closed = true
-	for nc := range o.conns {
-		nc.Close()
-	}
 }

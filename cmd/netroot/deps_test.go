@@ -20,7 +20,7 @@ func TestImportDirection(t *testing.T) {
 	sources := []string{"netroot/builder/apt", "netroot/builder/yum", "netroot/builder/copytree"}
 	protocols := []string{"netroot/boot/proxydhcp", "netroot/boot/tftp", "netroot/boot/httpd", "netroot/boot/nfs"}
 	testers := []string{"netroot/builder/need", "netroot/builder/golden", "netroot/builder/foreign", "netroot/builder/rpmfixture", "netroot/builder/isofixture", "netroot/builder/gpgfixture"} // that help tests
-	pure := []string{"netroot/builder/tree", "netroot/builder/lock", "netroot/builder/deb", "netroot/builder/strictyaml", "netroot/builder/progress", "netroot/boot/pxelinux", "netroot/boot/neighbor", "netroot/boot/portowner", "netroot/boot/privilege", "netroot/boot/sendfile"}
+	pure := []string{"netroot/builder/tree", "netroot/builder/lock", "netroot/builder/deb", "netroot/builder/strictyaml", "netroot/builder/progress", "netroot/boot/pxelinux", "netroot/boot/neighbor", "netroot/boot/portowner", "netroot/boot/privilege", "netroot/boot/sendfile", "netroot/boot/crowd"}
 
 	for pkg, list := range imports {
 		for _, imp := range list {

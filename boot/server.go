@@ -85,6 +85,7 @@ func (s *Server) Run(ctx context.Context) error {
 		log.Warn("not kept", "service", "policy", "reason", err.Error())
 	}
 	desk := s.desk()
+	desk.Log = log
 	s.Policy.Knowing(desk.Ledger.IsInstalled)
 	if err := s.Policy.Require(desk.Check); err != nil {
 		return err

@@ -190,12 +190,15 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 	if s.Ports.DHCP != 0 {
 		dhcp := &proxydhcp.Server{Decide: desk.Deciding, Links: guard.neighbors, Log: log, Config: proxydhcp.Config{Script: tree.ScriptURL}}
 		watch.figures.DHCP = dhcp.Stats
-		for _, port := range []int{s.Ports.DHCP, s.Ports.PXE} {
-			conn, err := proxydhcp.Listen(ctx, uint16(port), log)
+		for _, at := range []struct {
+			role proxydhcp.Role
+			port int
+		}{{proxydhcp.Proxy, s.Ports.DHCP}, {proxydhcp.BootServer, s.Ports.PXE}} {
+			conn, err := proxydhcp.Listen(ctx, at.role, uint16(at.port), log)
 			if err != nil {
 				return services, err
 			}
-			services = append(services, service{"dhcp", conn.LocalAddr(), func(ctx context.Context) error { return dhcp.Serve(ctx, conn) }, conn.Close})
+			services = append(services, service{"dhcp", conn.LocalAddr(), func(ctx context.Context) error { return dhcp.Serve(ctx, conn, at.role) }, conn.Close})
 		}
 	}
 	if s.Ports.TFTP != 0 {

@@ -216,12 +216,12 @@ func (l *testLab) ours(t *testing.T, policy *host.Policy) (stop func()) {
 	script := func(local netip.Addr, mac net.HardwareAddr) string { return "http://" + local.String() + "/script" }
 	server := &proxydhcp.Server{Decide: policy.Decide, Interfaces: policy.Interfaces, Config: proxydhcp.Config{Script: script}}
 	var wg sync.WaitGroup
-	for _, port := range []uint16{67, 4011} {
+	for _, role := range []proxydhcp.Role{proxydhcp.Proxy, proxydhcp.BootServer} {
 		var conn *net.UDPConn
 		var ns netns.NsHandle
 		err := l.Do(vm.NSServer, func() (err error) {
 			if ns, err = netns.Get(); err == nil {
-				conn, err = proxydhcp.Listen(ctx, port, nil)
+				conn, err = proxydhcp.Listen(ctx, role, uint16(role), nil)
 			}
 			return err
 		})
@@ -233,7 +233,7 @@ func (l *testLab) ours(t *testing.T, policy *host.Policy) (stop func()) {
 			runtime.LockOSThread() // it looks interfaces up, so its thread has to be there too, and ends with it
 			err := netns.Set(ns)
 			if err == nil {
-				err = server.Serve(ctx, conn)
+				err = server.Serve(ctx, conn, role)
 			}
 			if err != nil {
 				t.Error(err)

@@ -11,6 +11,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -47,14 +48,27 @@ type Finding struct {
 type Doctor struct {
 	Store  *store.Store
 	Policy *host.Policy
+	// Decide is the policy with all that serve remembers of machines; nil is the policy alone.
+	Decide func(host.Machine) host.Decision
+	// Forgot says why what serve remembers could not be read; nil: it was.
+	Forgot error
+	Ports  Ports
 	Tree   *tftpboot.Tree   // that serve would hand out
 	DHCP   proxydhcp.Config // that serve would answer with
 	Wait   time.Duration    // for answers; 0 is 5 seconds
 
 	// MAC is the machine to speak for; nil is one that nobody knows, and then no offer is shown.
 	MAC  net.HardwareAddr
+	UUID string // as host.ParseUUID returns it; "": it tells none, or serve knows it by its MAC
 	Arch uint16 // of RFC 4578; 0 is x86 BIOS
 	IPXE bool   // it runs iPXE already
+}
+
+func (d *Doctor) decide(m host.Machine) host.Decision {
+	if d.Decide != nil {
+		return d.Decide(m)
+	}
+	return d.Policy.Decide(m)
 }
 
 // A FaultError says that something is in the way.
@@ -93,11 +107,11 @@ func (d *Doctor) Run(ctx context.Context) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports := lookPorts()
+	ports := d.Ports.look()
 	findings = append(findings, d.networks(ctx, ifaces, ports)...)
 	askers, _ := tftpboot.Askers(d.Store) // what cannot be read is told with the store
-	findings = append(findings, judgePorts(ports, askers)...)
-	findings = append(findings, lookFirewall(ctx, ifaces)...)
+	findings = append(findings, d.Ports.judge(ports, askers)...)
+	findings = append(findings, lookFirewall(ctx, ifaces, d.Ports.listeners())...)
 	findings = append(findings, d.store()...)
 	if d.MAC != nil {
 		for _, i := range ifaces {
@@ -117,12 +131,7 @@ func (d *Doctor) interfaces() (list []iface, findings []Finding, err error) {
 	for _, i := range all {
 		have = append(have, i.Name)
 	}
-	for _, name := range d.Policy.Interfaces {
-		if !slices.Contains(have, name) {
-			findings = append(findings, Finding{Level: Fault, About: name, What: "there is no such interface, and serve does not start for it",
-				WayOut: "correct the name; this machine has " + strings.Join(have, ", ")})
-		}
-	}
+	findings = missing(d.Policy.Interfaces, have)
 	for _, i := range all {
 		named := slices.Contains(d.Policy.Interfaces, i.Name)
 		if i.Flags&net.FlagLoopback != 0 || len(d.Policy.Interfaces) > 0 && !named {
@@ -160,6 +169,24 @@ func (d *Doctor) interfaces() (list []iface, findings []Finding, err error) {
 	return list, findings, nil
 }
 
+// missing looks for interfaces that are not there. Such a one may come, and serve waits for it; only when none is there it does not
+// start.
+func missing(names, have []string) (findings []Finding) {
+	for _, name := range names {
+		if slices.Contains(have, name) {
+			continue
+		}
+		f := Finding{Level: Note, About: name, What: "there is no such interface now: serve starts, and answers there when it comes",
+			WayOut: "correct the name, unless it is one that comes and goes; this machine has " + strings.Join(have, ", ")}
+		if !slices.ContainsFunc(names, func(n string) bool { return slices.Contains(have, n) }) {
+			f.Level, f.What = Fault, "there is no such interface, nor any other that is named: serve does not start"
+			f.WayOut = "correct the name; this machine has " + strings.Join(have, ", ")
+		}
+		findings = append(findings, f)
+	}
+	return findings
+}
+
 // networks asks on all interfaces at once.
 func (d *Doctor) networks(ctx context.Context, ifaces []iface, ports map[port]holding) []Finding {
 	answers := make([][]Finding, len(ifaces))
@@ -172,7 +199,7 @@ func (d *Doctor) networks(ctx context.Context, ifaces []iface, ports map[port]ho
 		fail := func(err error) {
 			answers[n] = []Finding{{Level: Note, About: i.Name, What: "who answers there was not looked at: " + err.Error(), WayOut: needsRoot(err)}}
 		}
-		p, err := openProbe(i.Interface, question{mac: mac, arch: d.Arch, ipxe: d.IPXE})
+		p, err := openProbe(i.Interface, question{mac: mac, uuid: d.UUID, arch: d.Arch, ipxe: d.IPXE, port: cmp.Or(d.Ports.DHCP, 67)})
 		if err != nil {
 			fail(err)
 			continue
@@ -184,8 +211,8 @@ func (d *Doctor) networks(ctx context.Context, ifaces []iface, ports map[port]ho
 				fail(err)
 				return
 			}
-			decision := d.Policy.Decide(host.Machine{MAC: mac, Arch: d.Arch, Interface: i.Name, Near: i.addrs[0].Addr()})
-			answers[n] = judge(i, offers, site{decision: decision, holder: ports[port{"udp", 67}], wait: d.wait(), known: d.MAC != nil})
+			decision := d.decide(host.Machine{MAC: mac, UUID: d.UUID, Arch: d.Arch, Interface: i.Name, Near: i.addrs[0].Addr()})
+			answers[n] = judge(i, offers, site{decision: decision, off: d.Ports.DHCP == 0, holder: ports[port{"udp", uint16(d.Ports.DHCP)}], wait: d.wait(), known: d.MAC != nil})
 		})
 	}
 	wg.Wait()

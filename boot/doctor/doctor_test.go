@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -22,8 +23,10 @@ import (
 )
 
 var (
-	alpha = net.HardwareAddr{2, 0, 0, 0, 0, 7}
-	eth0  = iface{net.Interface{Name: "eth0"}, []netip.Prefix{netip.MustParsePrefix("10.77.0.3/24")}}
+	alpha        = net.HardwareAddr{2, 0, 0, 0, 0, 7}
+	defaultPorts = Ports{DHCP: 67, PXE: 4011, TFTP: 69, HTTP: 80, NFS: 2049, Portmap: 111}
+
+	eth0 = iface{net.Interface{Name: "eth0"}, []netip.Prefix{netip.MustParsePrefix("10.77.0.3/24")}}
 )
 
 // reply builds a DHCPOFFER from a server.
@@ -156,7 +159,7 @@ func TestIPTables(t *testing.T) {
 		"broadcast": {":INPUT ACCEPT [0:0]\n-A INPUT -m pkttype --pkt-type broadcast -j DROP\n-A INPUT -m addrtype --dst-type LOCAL -j ACCEPT\n-A INPUT -j DROP\n", []string{"fault: UDP 67: rule"}},
 		"goto":      {":INPUT DROP [0:0]\n:a - [0:0]\n-A INPUT -p udp -g a\n-A INPUT -j ACCEPT\n-A a -p udp -m udp --sport 68 -j ACCEPT\n-A a -d 10.77.0.3/32 -j ACCEPT\n", []string{"ok: "}},
 	} {
-		got := judgeFirewall(readIPTables([]byte(head+c.rules+"COMMIT\n")), []iface{eth0})
+		got := judgeFirewall(readIPTables([]byte(head+c.rules+"COMMIT\n")), []iface{eth0}, defaultPorts.listeners())
 		for i := range got {
 			got[i].What = strings.Replace(strings.Replace(got[i].What, "the firewall (iptables) drops what machines send to ", "", 1), "the firewall (iptables) may drop what machines send to ", "", 1)
 		}
@@ -174,9 +177,9 @@ func FuzzFirewall(f *testing.F) {
 	f.Add([]byte("*filter\n:INPUT DROP\n-A INPUT ! -s 10.0.0.0/8 -p udp --dports 1:,:5,x -j INPUT\n-A INPUT -g INPUT"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if fw, err := readNFT(data, data); err == nil {
-			judgeFirewall(fw, []iface{eth0})
+			judgeFirewall(fw, []iface{eth0}, defaultPorts.listeners())
 		}
-		judgeFirewall(readIPTables(data), []iface{eth0})
+		judgeFirewall(readIPTables(data), []iface{eth0}, defaultPorts.listeners())
 	})
 }
 
@@ -267,7 +270,28 @@ func TestOffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Beside it a policy that lists a machine by UUID, and what serve has learned of one.
+	dir := t.TempDir()
+	const board = "58b41815-581e-c62a-d4e2-f44d30606469"
+	if err := os.WriteFile(filepath.Join(dir, "netroot.yaml"), []byte("default: ignore\nhosts: [{name: alpha, uuid: "+board+", image: debian-12}]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "uuids"), []byte("02:00:00:00:00:0a "+board+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	live, err := host.Open(filepath.Join(dir, "netroot.yaml"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := live.Recall(dir); err != nil {
+		t.Fatal(err)
+	}
+	byUUID := live.Policy()
+	if err != nil {
+		t.Fatal(err)
+	}
 	tree := &tftpboot.Tree{Store: s, Loader: s.LoaderDir(), Decide: policy.Decide, HTTPPort: 80}
+	elsewhere := &tftpboot.Tree{Store: s, Loader: s.LoaderDir(), Decide: live.Decide, HTTPPort: 8080, NFSPort: 20490}
 	far := iface{net.Interface{Name: "eth9"}, []netip.Prefix{netip.MustParsePrefix("10.99.0.3/24")}}
 	var b strings.Builder
 	for _, c := range []struct {
@@ -281,8 +305,20 @@ func TestOffer(t *testing.T) {
 		{"disabled", Doctor{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 8}}, eth0},
 		{"unlisted", Doctor{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}}, eth0},
 		{"sent elsewhere", Doctor{MAC: alpha}, far},
+		{"no DHCP", Doctor{MAC: alpha, Ports: Ports{HTTP: 80}}, eth0},
+		{"by a UUID that serve knows", Doctor{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 10}, Policy: byUUID}, eth0},
+		{"by a UUID that is not known", Doctor{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 11}, Policy: byUUID, Forgot: fs.ErrPermission}, eth0},
+		{"by its UUID", Doctor{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 12}, UUID: board, Policy: byUUID}, eth0},
+		{"by its UUID, iPXE", Doctor{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 13}, UUID: board, IPXE: true, Policy: byUUID}, eth0},
 	} {
-		c.d.Store, c.d.Policy, c.d.Tree, c.d.DHCP = s, policy, tree, proxydhcp.Config{Script: tree.ScriptURL}
+		if c.d.Ports == (Ports{}) {
+			c.d.Ports = defaultPorts
+		}
+		if c.d.Policy == byUUID {
+			c.d.Store, c.d.Decide, c.d.Tree, c.d.DHCP = s, live.Decide, elsewhere, proxydhcp.Config{Script: elsewhere.ScriptURL}
+		} else {
+			c.d.Store, c.d.Policy, c.d.Tree, c.d.DHCP = s, policy, tree, proxydhcp.Config{Script: tree.ScriptURL}
+		}
 		fmt.Fprintf(&b, "== %s\n", c.name)
 		for _, f := range c.d.offer(c.on) {
 			if strings.HasPrefix(f.What, "it would read") { // the menu is another package's to word

@@ -171,14 +171,14 @@ func (w *walk) chain(c *chain, sure truth, depth int) (verdict int, by string) {
 }
 
 // packets are the first ones that clients send on an interface.
-func packets(i iface) []packet {
+func packets(i iface, listeners []listener) []packet {
 	var list []packet
 	for _, l := range listeners {
 		if l.spare {
 			continue
 		}
 		p := packet{iface: i.Name, port: l.port, from: i.addrs[0].Masked(), to: i.addrs[0].Addr(), fibType: "local"}
-		if l.number == 67 {
+		if l.broadcast {
 			p.from, p.to, p.sport, p.fibType = netip.MustParsePrefix("0.0.0.0/32"), netip.AddrFrom4([4]byte{255, 255, 255, 255}), 68, "broadcast"
 		}
 		list = append(list, p)
@@ -187,7 +187,7 @@ func packets(i iface) []packet {
 }
 
 // judgeFirewall says on which ports clients do not get in.
-func judgeFirewall(f *firewall, ifaces []iface) []Finding {
+func judgeFirewall(f *firewall, ifaces []iface, listeners []listener) []Finding {
 	var list []Finding
 	for _, i := range ifaces {
 		open := true
@@ -197,7 +197,7 @@ func judgeFirewall(f *firewall, ifaces []iface) []Finding {
 		}
 		ports := map[cause][]string{}
 		var order []cause
-		for _, p := range packets(i) {
+		for _, p := range packets(i, listeners) {
 			if what := f.judge(p); what.dropped != no {
 				c := cause{what, p.port.protocol}
 				if ports[c] == nil {
@@ -250,7 +250,7 @@ func (f *firewall) wayOut(iface, protocol string, ports []string, by string) str
 }
 
 // lookFirewall reads the rules in force.
-func lookFirewall(ctx context.Context, ifaces []iface) []Finding {
+func lookFirewall(ctx context.Context, ifaces []iface, listeners []listener) []Finding {
 	var list []Finding
 	note := func(what, wayOut string) {
 		list = append(list, Finding{Level: Note, About: "firewall", What: what, WayOut: wayOut})
@@ -271,7 +271,7 @@ func lookFirewall(ctx context.Context, ifaces []iface) []Finding {
 			note("the firewall was not looked at: "+err.Error(), "")
 			break
 		}
-		list = append(list, judgeFirewall(f, ifaces)...)
+		list = append(list, judgeFirewall(f, ifaces, listeners)...)
 	}
 	// The older kernel interface, which nft does not show.
 	if tables, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && strings.Contains(string(tables), "filter") {
@@ -282,7 +282,7 @@ func lookFirewall(ctx context.Context, ifaces []iface) []Finding {
 		if err != nil {
 			note("there are rules of iptables, and they were not looked at: "+err.Error(), "")
 		} else {
-			list = append(list, judgeFirewall(readIPTables(save), ifaces)...)
+			list = append(list, judgeFirewall(readIPTables(save), ifaces, listeners)...)
 		}
 	}
 	return list

@@ -14,7 +14,8 @@ import (
 // A site is what is known besides the answers.
 type site struct {
 	decision host.Decision // about the machine that asked
-	holder   holding       // of UDP port 67 here
+	off      bool          // serve is to answer no DHCP
+	holder   holding       // of serve's port for it here
 	wait     time.Duration
 	known    bool // the machine is one that --mac names
 }
@@ -32,9 +33,13 @@ func judge(i iface, offers []offer, s site) []Finding {
 		switch {
 		case !o.proxy():
 			servers = append(servers, o)
-		case own && s.holder.netroot():
+		case own && (s.holder.netroot() || s.holder.hidden):
 			answered = true
-			say(OK, "", "netroot serve answers: boot file %s from %v", o.file(), o.server)
+			who := "netroot serve"
+			if s.holder.hidden {
+				who = s.holder.String() + " on this very machine"
+			}
+			say(OK, "", "%s answers: boot file %s from %v", who, o.file(), o.server)
 		case own:
 			say(Fault, "stop it", "%v on this very machine answers as a PXE server, with boot file %q", s.holder, o.file())
 		case !o.pxe():
@@ -48,6 +53,10 @@ func judge(i iface, offers []offer, s site) []Finding {
 	}
 	switch {
 	case answered:
+	case s.off:
+		say(Note, "", "serve with --no-dhcp tells machines nothing here: another server must send them to this one")
+	case s.holder.hidden:
+		say(Note, "run it as root", "whether netroot serve runs here cannot be seen")
 	case !s.holder.netroot():
 		say(Note, "netroot serve", "netroot serve does not run on this machine")
 	case s.decision.Ignore:

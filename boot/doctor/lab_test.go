@@ -51,13 +51,13 @@ func serve(policy string) error {
 	defer stop()
 	s := &proxydhcp.Server{Decide: p.Decide}
 	var wg sync.WaitGroup
-	for _, port := range []uint16{67, 4011} {
-		conn, err := proxydhcp.Listen(ctx, port, nil)
+	for _, role := range []proxydhcp.Role{proxydhcp.Proxy, proxydhcp.BootServer} {
+		conn, err := proxydhcp.Listen(ctx, role, uint16(role), nil)
 		if err != nil {
 			return err
 		}
 		wg.Go(func() {
-			if err := s.Serve(ctx, conn); err != nil {
+			if err := s.Serve(ctx, conn, role); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 			}
 		})
@@ -173,14 +173,14 @@ func (s testSite) look(t *testing.T, policy string, mac net.HardwareAddr) map[st
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Doctor{Policy: p, Wait: 600 * time.Millisecond, MAC: mac}
+	d := &Doctor{Policy: p, Ports: defaultPorts, Wait: 600 * time.Millisecond, MAC: mac}
 	found := map[string][]Finding{}
 	err = s.Do(vm.NSServer, func() error {
 		ifaces, list, err := d.interfaces()
 		if err != nil {
 			return err
 		}
-		list = append(list, d.networks(context.Background(), ifaces, lookPorts())...)
+		list = append(list, d.networks(context.Background(), ifaces, d.Ports.look())...)
 		for _, f := range list {
 			found[f.About] = append(found[f.About], f)
 		}
@@ -270,7 +270,8 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("a lease was taken: %s, %v", leases, err)
 	}
 	got = s.look(t, "interfaces: [eth0, eno9]\n", nil)
-	expect(t, "an interface that is not there", got["eno9"], "fault: there is no such interface")
+	expect(t, "an interface that is not there", got["eno9"], "note: there is no such interface now: serve starts")
+	expect(t, "no interface that is there", s.look(t, "interfaces: [eno8, eno9]\n", nil)["eno8"], "fault: there is no such interface, nor any other that is named")
 	if got["eth1"] != nil {
 		t.Errorf("an interface that is not named: %s", show(got["eth1"]))
 	}
@@ -293,7 +294,7 @@ func TestPorts(t *testing.T) {
 	look := func() map[string][]Finding {
 		found := map[string][]Finding{}
 		err := s.Do(vm.NSServer, func() error {
-			for _, f := range judgePorts(lookPorts(), nil) {
+			for _, f := range defaultPorts.judge(defaultPorts.look(), nil) {
 				found[f.About] = append(found[f.About], f)
 			}
 			return nil
@@ -402,7 +403,7 @@ func TestFirewall(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for _, f := range lookFirewall(context.Background(), ifaces) {
+			for _, f := range lookFirewall(context.Background(), ifaces, defaultPorts.listeners()) {
 				if f.About != "eth1" {
 					got = append(got, f)
 				}

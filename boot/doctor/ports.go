@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"netroot/boot/portowner"
@@ -23,6 +24,7 @@ type holding struct {
 	holders []portowner.Holder
 	err     error
 	shared  bool // it can be had beside the one who has it
+	hidden  bool // who it is, only root can see
 }
 
 // netroot says whether it is netroot's own.
@@ -47,27 +49,43 @@ func (h holding) String() string {
 	return strings.Join(list, " and ")
 }
 
+// Ports are those that serve would be started with; 0 is a service that it would not have.
+type Ports struct {
+	DHCP, PXE int // proxy DHCP and the PXE boot server
+	TFTP      int
+	HTTP      int
+	NFS       int
+	Portmap   int
+}
+
 // A listener is one of serve's.
 type listener struct {
 	port
-	service string // as in --no-dhcp
-	spare   bool   // nobody misses it
+	service   string // as in --no-dhcp
+	spare     bool   // nobody misses it
+	broadcast bool   // clients without an address call there
 }
 
-var listeners = []listener{
-	{port{"udp", 67}, "dhcp", false}, {port{"udp", 4011}, "dhcp", false}, {port{"udp", 69}, "tftp", false}, {port{"tcp", 80}, "http", false},
-	{port{"tcp", 2049}, "nfs", false}, {port{"udp", 111}, "portmap", true}, {port{"tcp", 111}, "portmap", true},
+// listeners lists the ports in use.
+func (p Ports) listeners() []listener {
+	all := []listener{
+		{port{"udp", uint16(p.DHCP)}, "dhcp", false, true}, {port{"udp", uint16(p.PXE)}, "dhcp", false, false}, {port{"udp", uint16(p.TFTP)}, "tftp", false, false},
+		{port{"tcp", uint16(p.HTTP)}, "http", false, false}, {port{"tcp", uint16(p.NFS)}, "nfs", false, false},
+		{port{"udp", uint16(p.Portmap)}, "portmap", true, false}, {port{"tcp", uint16(p.Portmap)}, "portmap", true, false},
+	}
+	return slices.DeleteFunc(all, func(l listener) bool { return l.number == 0 })
 }
 
-// lookPorts finds out who has the ports.
-func lookPorts() map[port]holding {
+// look finds out who has the ports.
+func (p Ports) look() map[port]holding {
 	m := map[port]holding{}
-	for _, l := range listeners {
+	for _, l := range p.listeners() {
 		var h holding
 		h.holders, h.err = portowner.Find(l.protocol, l.number)
-		if l.number == 67 && len(h.holders) > 0 && !h.netroot() && os.Geteuid() == 0 {
+		h.hidden = os.Geteuid() != 0 && slices.ContainsFunc(h.holders, func(x portowner.Holder) bool { return x.PID == 0 })
+		if l.broadcast && len(h.holders) > 0 && !h.netroot() && os.Geteuid() == 0 {
 			// Whether the other one allows it shows only when it is tried, which is what serve does.
-			if conn, err := proxydhcp.Listen(context.Background(), l.number, nil); err == nil {
+			if conn, err := proxydhcp.Listen(context.Background(), proxydhcp.Proxy, l.number, nil); err == nil {
 				h.shared = true
 				conn.Close()
 			}
@@ -77,10 +95,10 @@ func lookPorts() map[port]holding {
 	return m
 }
 
-// judgePorts says which are in the way. askers are images whose machines need the portmapper.
-func judgePorts(ports map[port]holding, askers []string) []Finding {
+// judge says which are in the way. askers are images whose machines need the portmapper.
+func (p Ports) judge(ports map[port]holding, askers []string) []Finding {
 	var list []Finding
-	for _, l := range listeners {
+	for _, l := range p.listeners() {
 		h := ports[l.port]
 		f := Finding{Level: OK, About: l.String()}
 		switch {
@@ -90,6 +108,8 @@ func judgePorts(ports map[port]holding, askers []string) []Finding {
 			f.What = "free"
 		case h.netroot():
 			f.What = "held by " + h.String()
+		case h.hidden:
+			f.Level, f.What, f.WayOut = Note, "held by a process of another user, which may be netroot itself", "run it as root"
 		case l.spare && len(askers) > 0:
 			f.Level, f.What = Fault, "held by "+h.String()+", and the initrd of "+strings.Join(askers, ", ")+" asks there for NFS"
 			f.WayOut = "stop that one, or deliver: http in the recipe"

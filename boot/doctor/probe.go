@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,9 +22,11 @@ import (
 // A question is what the doctor asks as.
 type question struct {
 	mac  net.HardwareAddr
+	uuid string // "" is that of a board whose maker wrote none
 	arch uint16
 	ipxe bool
 	xid  uint32
+	port int // where serve on this machine listens
 }
 
 // randomMAC is a locally administered address that no machine has.
@@ -50,7 +54,11 @@ func (q question) discover() []byte {
 	option(53, 1)
 	option(57, 5, 0xc0) // 1472 bytes
 	option(55, 1, 2, 3, 6, 12, 15, 17, 43, 54, 60, 66, 67, 97, 128, 129, 130, 131, 132, 133, 134, 135)
-	option(97, append(make([]byte, 11), q.mac...)...) // a UUID of zeros but for the address
+	id, err := hex.DecodeString(strings.ReplaceAll(q.uuid, "-", ""))
+	if err != nil || len(id) != 16 {
+		id = make([]byte, 16)
+	}
+	option(97, append([]byte{0}, id...)...)
 	option(94, 1, undi[2]-'0', undi[5]-'0')
 	option(93, byte(q.arch>>8), byte(q.arch))
 	option(60, []byte(fmt.Sprintf("PXEClient:Arch:%05d:UNDI:%s", q.arch, undi))...)
@@ -116,7 +124,7 @@ func (p *probe) ask(ctx context.Context, wait time.Duration) ([]offer, error) {
 	}
 	again := time.AfterFunc(wait/4, func() {
 		// That it fails is no finding: the frame before it went out.
-		_, _ = p.conn.WriteTo(packet, &net.UDPAddr{IP: net.IPv4bcast, Port: 67})
+		_, _ = p.conn.WriteTo(packet, &net.UDPAddr{IP: net.IPv4bcast, Port: p.port})
 	})
 	defer again.Stop()
 	var offers []offer

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,6 +44,32 @@ func (l *Live) Remember(dir string) (forget func() error, err error) {
 	m := &l.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.read(f)
+	if st, err := f.Stat(); err == nil && st.Size() > 0 && m.size != st.Size() {
+		fmt.Fprintln(f) // and the next line is one of its own: each counts with its end, which that one has not
+	}
+	m.file = f
+	return f.Close, nil
+}
+
+// Recall is Remember for who only looks: it reads what a server keeps in the folder dir, where it does, and writes nothing.
+func (l *Live) Recall(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, memoryFile), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("recall machines by their UUID: %w", err)
+	}
+	defer f.Close()
+	l.memory.mu.Lock()
+	defer l.memory.mu.Unlock()
+	l.memory.read(f)
+	return nil
+}
+
+// read takes over what a file holds.
+func (m *memory) read(f io.Reader) {
 	m.uuid = map[string]string{}
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		m.size += int64(len(lines.Bytes())) + 1
@@ -56,11 +83,6 @@ func (l *Live) Remember(dir string) (forget func() error, err error) {
 			m.uuid[string(mac)] = uuid
 		}
 	}
-	if st, err := f.Stat(); err == nil && st.Size() > 0 && m.size != st.Size() {
-		fmt.Fprintln(f) // and the next line is one of its own: each counts with its end, which that one has not
-	}
-	m.file = f
-	return f.Close, nil
 }
 
 // complete returns m with its UUID, when it has none and is not listed by its MAC; one that has a listed UUID is remembered.

@@ -60,7 +60,7 @@ func init() { servers["echo"] = echo }
 // echo sends every packet back as an answer, and does nothing else: no server can be quicker on the same way.
 func echo() error {
 	errs := make(chan error)
-	for _, port := range []int{portServer, portBootServer} {
+	for _, port := range []int{int(Proxy), int(BootServer)} {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if err == nil {
 			err = unix.Bind(fd, &unix.SockaddrInet4{Port: port})

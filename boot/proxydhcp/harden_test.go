@@ -64,7 +64,7 @@ func TestDuplicatedAndReordered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := Reply(req, decision, here, q.from, q.port, q.config)
+		a, err := Reply(req, decision, here, q.from, q.role, q.config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +113,7 @@ func TestStormOfRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := conn.WriteTo(asked["discover"].packet, asked["discover"].target()); err != nil || receive(t, conn, portServer, 10*time.Second, xid(asked["discover"].packet)) == nil {
+	if _, err := conn.WriteTo(asked["discover"].packet, asked["discover"].target()); err != nil || receive(t, conn, Proxy, 10*time.Second, xid(asked["discover"].packet)) == nil {
 		t.Fatal("the machine beside it is not answered", err)
 	}
 	said.wait(t, "msg=offer")
@@ -255,7 +255,7 @@ func TestMalformedPackets(t *testing.T) {
 	for sent := 0; sent < *malformed; sent += batch {
 		messages := make([]ipv4.Message, batch, batch+1)
 		for i := range messages {
-			to := &net.UDPAddr{IP: here.AsSlice(), Port: []int{portServer, portBootServer}[random.IntN(2)]}
+			to := &net.UDPAddr{IP: here.AsSlice(), Port: []int{int(Proxy), int(BootServer)}[random.IntN(2)]}
 			messages[i] = ipv4.Message{Buffers: [][]byte{spoil(random, goods[random.IntN(len(goods))])}, Addr: to}
 		}
 		binary.BigEndian.PutUint32(control[4:], uint32(sent))
@@ -267,7 +267,7 @@ func TestMalformedPackets(t *testing.T) {
 			}
 			messages = messages[n:]
 		}
-		if receive(t, conn, portBootServer, 10*time.Second, uint32(sent)) == nil {
+		if receive(t, conn, BootServer, 10*time.Second, uint32(sent)) == nil {
 			t.Fatalf("after %d packets a machine that belongs is not answered", sent+batch)
 		}
 		if sent <= *malformed/10 {

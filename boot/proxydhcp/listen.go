@@ -14,19 +14,19 @@ import (
 	"netroot/boot/portowner"
 )
 
-// Listen opens the UDP socket for Serve: port 67 or 4011, on every address, able to broadcast.
+// Listen opens the UDP socket for Serve, on every address, able to broadcast.
 //
-// A port 67 that another process here holds is shared when that process allows it (SO_REUSEADDR), as libvirt's dnsmasq on
+// The port of a proxy that another process here holds is shared when that process allows it (SO_REUSEADDR), as libvirt's dnsmasq on
 // its own bridge does: broadcasts then reach both. A warning names it, because if it listens on the same network it gets
-// the unicast requests of one of the two. Port 4011 is never shared. The error for a port that is taken names the process.
-func Listen(ctx context.Context, port uint16, log *slog.Logger) (*net.UDPConn, error) {
+// the unicast requests of one of the two. That of a boot server is never shared. The error for a port that is taken names the process.
+func Listen(ctx context.Context, role Role, port uint16, log *slog.Logger) (*net.UDPConn, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	conn, err := listen(ctx, port, false)
 	switch {
 	case err == nil:
-		if port == portServer {
+		if role == Proxy {
 			// Whoever starts later may share as well.
 			_ = control(conn, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
 		}
@@ -37,7 +37,7 @@ func Listen(ctx context.Context, port uint16, log *slog.Logger) (*net.UDPConn, e
 		return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
 	}
 	owner := portowner.Of("udp", port)
-	if port == portServer {
+	if role == Proxy {
 		if shared, err := listen(ctx, port, true); err == nil {
 			log.Warn("shared", "service", "dhcp", "reason", fmt.Sprintf("UDP port %d is also open in %s; if that one serves the same network, stop it", port, owner))
 			return shared, nil

@@ -28,7 +28,7 @@ func fixture(t testing.TB, name string) question {
 	way, digits, _ := strings.Cut(rest, "\n")
 	var q question
 	var from string
-	if _, err := fmt.Sscanf(way, "from %s to %d", &from, &q.port); err != nil || !strings.HasPrefix(comment, "# ") {
+	if _, err := fmt.Sscanf(way, "from %s to %d", &from, &q.role); err != nil || !strings.HasPrefix(comment, "# ") {
 		t.Fatalf("%s: want a comment and \"from ADDRESS to PORT\": %v", name, err)
 	}
 	q.from = netip.MustParseAddrPort(from)
@@ -46,7 +46,7 @@ func told(t *testing.T, q question) string {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "from %v to %d, %d bytes\n", q.from, q.port, len(q.packet))
+	fmt.Fprintf(&b, "from %v to %d, %d bytes\n", q.from, q.role, len(q.packet))
 	fmt.Fprintf(&b, "xid=%#08x secs=%d flags=%#x ciaddr=%v giaddr=%v chaddr=%v\n", r.XID, r.Secs, r.Flags, r.CIAddr, r.GIAddr, r.MAC)
 	for code := range byte(optEnd) {
 		switch v := r.Option(code); code {
@@ -174,7 +174,7 @@ func TestTsharkReadsEveryReply(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := Reply(req, decision, here, q.from, q.port, q.config)
+		a, err := Reply(req, decision, here, q.from, q.role, q.config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +183,7 @@ func TestTsharkReadsEveryReply(t *testing.T) {
 		b = binary.BigEndian.AppendUint32(b, uint32(n+28))
 		b = append(b, 0x45, 0, byte((n+28)>>8), byte(n+28), 0, 0, 0, 0, 64, 17, 0, 0)
 		b = append(append(b, here.AsSlice()...), a.To.Addr().AsSlice()...)
-		for _, v := range []uint16{q.port, a.To.Port(), uint16(n + 8), 0} {
+		for _, v := range []uint16{uint16(q.role), a.To.Port(), uint16(n + 8), 0} {
 			b = binary.BigEndian.AppendUint16(b, v)
 		}
 		b = append(b, a.Packet...)

@@ -51,7 +51,6 @@ const (
 	messageInform   = 8
 	portServer      = 67
 	portClient      = 68
-	portBootServer  = 4011
 	defaultBootFile = "pxelinux.0"
 	// Features that iPXE lists in its own options (its src/include/ipxe/features.h).
 	featureHTTP    = 19

@@ -191,8 +191,8 @@ func FuzzParse(f *testing.F) {
 		if total > len(p) {
 			t.Fatalf("%d bytes of options out of a packet of %d", total, len(p))
 		}
-		for _, port := range []uint16{67, 4011} {
-			a, err := Reply(r, decision, netip.MustParseAddr("10.77.0.3"), netip.MustParseAddrPort("10.77.0.150:68"), port, Config{})
+		for _, role := range []Role{Proxy, BootServer} {
+			a, err := Reply(r, decision, netip.MustParseAddr("10.77.0.3"), netip.MustParseAddrPort("10.77.0.150:68"), role, Config{})
 			if err != nil {
 				continue
 			}

@@ -15,7 +15,7 @@ import (
 type question struct {
 	packet []byte
 	from   netip.AddrPort
-	port   uint16
+	role   Role
 	config Config
 	to     string // where the answer goes
 }
@@ -123,7 +123,7 @@ func TestQuirks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			a, err := Reply(req, decision, here, q.from, q.port, q.config)
+			a, err := Reply(req, decision, here, q.from, q.role, q.config)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +134,7 @@ func TestQuirks(t *testing.T) {
 				t.Errorf("%d bytes in answer to %d", len(a.Packet), len(q.packet))
 			}
 			compare(t, name, fmt.Sprintf("# %s (%s)\nto %v\n%s", q.what, q.source, a.To, dump(t, a.Packet)))
-			again, err := Reply(req, decision, here, q.from, q.port, q.config)
+			again, err := Reply(req, decision, here, q.from, q.role, q.config)
 			if err != nil || !slices.Equal(a.Packet, again.Packet) {
 				t.Error("the same question got another answer")
 			}

@@ -29,7 +29,7 @@ type reader struct {
 	pc     *ipv4.PacketConn
 	links  *neighbor.Table
 	log    *slog.Logger
-	port   uint16
+	role   Role
 	events chan<- slog.Record
 
 	in, out []ipv4.Message
@@ -44,8 +44,8 @@ type sending struct {
 	ack    bool
 }
 
-func newReader(s *Server, pc *ipv4.PacketConn, l *neighbor.Table, log *slog.Logger, port uint16, events chan<- slog.Record) *reader {
-	r := &reader{server: s, pc: pc, links: l, log: log, port: port, events: events, in: make([]ipv4.Message, batch)}
+func newReader(s *Server, pc *ipv4.PacketConn, l *neighbor.Table, log *slog.Logger, role Role, events chan<- slog.Record) *reader {
+	r := &reader{server: s, pc: pc, links: l, log: log, role: role, events: events, in: make([]ipv4.Message, batch)}
 	for i := range r.in {
 		r.in[i] = ipv4.Message{Buffers: [][]byte{make([]byte, maxPacket)}, OOB: make([]byte, unix.CmsgSpace(unix.SizeofInet4Pktinfo))}
 	}
@@ -118,7 +118,7 @@ func (r *reader) handle(p []byte, info unix.Inet4Pktinfo, from netip.AddrPort, n
 		return
 	}
 	who := refusal{mac: req.MAC.String(), iface: link.Name}
-	if err := req.Boots(r.port, local); err != nil {
+	if err := req.Boots(r.role, local); err != nil {
 		if errors.Is(err, ErrSilent) {
 			r.ignored(slog.String("mac", who.mac), err)
 		} else {
@@ -128,7 +128,7 @@ func (r *reader) handle(p []byte, info unix.Inet4Pktinfo, from netip.AddrPort, n
 	}
 	machine := req.Machine(link.Name, local)
 	d := r.server.Decide(machine)
-	answer, err := Reply(req, d, local, from, r.port, r.server.Config)
+	answer, err := Reply(req, d, local, from, r.role, r.server.Config)
 	if err != nil {
 		r.refuse(now, who, d.Name, err, slog.Any("arch", machine.Arch))
 		return

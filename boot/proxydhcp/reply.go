@@ -34,7 +34,7 @@ type Answer struct {
 
 // Boots says whether the request is one this package could answer at all, before anybody decides who the machine is: nil,
 // an error that wraps ErrSilent, or an error that says why a machine that wants to boot cannot.
-func (r *Request) Boots(port uint16, local netip.Addr) error {
+func (r *Request) Boots(role Role, local netip.Addr) error {
 	class := r.Class()
 	if len(class) >= len(httpClass) && class[:len(httpClass)] == httpClass {
 		return errors.New("the firmware asks for UEFI HTTP boot, which is not served: choose PXE (IPv4) in its boot menu")
@@ -53,18 +53,18 @@ func (r *Request) Boots(port uint16, local netip.Addr) error {
 		return fmt.Errorf("meant for server %v: %w", netip.AddrFrom4([4]byte(id)), ErrSilent)
 	}
 	switch {
-	case r.Type == messageDiscover && port == portServer:
+	case r.Type == messageDiscover && role == Proxy:
 		return nil
 	case r.Type == messageInform:
 		return nil
-	case r.Type == messageRequest && port == portBootServer:
+	case r.Type == messageRequest && role == BootServer:
 		return nil
 	case r.Type == messageRequest && (r.vendor(subBootItem) != nil || len(r.Option(optServerID)) == 4):
 		// Boot server discovery by broadcast (PXE 2.1, section 2.2.3) goes to port 67 and names an item; any other
 		// request there is the client taking the lease of the site's server.
 		return nil
 	}
-	return fmt.Errorf("message type %d on port %d: %w", r.Type, port, ErrSilent)
+	return fmt.Errorf("message type %d for port %d: %w", r.Type, role, ErrSilent)
 }
 
 // Machine returns what policy is asked about: who sent the request that came in on iface, where the server is local.
@@ -80,13 +80,13 @@ func (r *Request) Machine(iface string, local netip.Addr) host.Machine {
 	return m
 }
 
-// Reply computes the answer to a request that came from the address from to the port port of a machine that its network
-// knows as local. It has no state and no side effect. The error is the reason for not answering: see Boots.
+// Reply computes the answer to a request that came from the address from to the socket in that role of a machine that its
+// network knows as local. It has no state and no side effect. The error is the reason for not answering: see Boots.
 //
 // Who forges a source gains nothing much by it: an answer is larger than its request by 20 bytes at most, or has the 300 that
 // BOOTP wants, where the shortest request that is answered has 243.
-func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, port uint16, c Config) (*Answer, error) {
-	if err := r.Boots(port, local); err != nil {
+func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, role Role, c Config) (*Answer, error) {
+	if err := r.Boots(role, local); err != nil {
 		return nil, err
 	}
 	if d.Ignore {
@@ -140,7 +140,7 @@ func Reply(r *Request, d host.Decision, local netip.Addr, from netip.AddrPort, p
 	if agent := r.Option(optRelayAgent); len(agent) > 0 && len(agent) < 256 && set(r.GIAddr) {
 		m.options = append(m.options, option{optRelayAgent, agent}) // as it came, and last: RFC 3046, section 2.2
 	}
-	return &Answer{Packet: m.encode(), To: destination(r, from, port), File: file, Ack: kind == messageAck}, nil
+	return &Answer{Packet: m.encode(), To: destination(r, from, role), File: file, Ack: kind == messageAck}, nil
 }
 
 // vendorOptions returns option 43. BIOS ROMs get "discovery control 8": no boot servers to look for and no menu, take the
@@ -184,13 +184,13 @@ func (c Config) bootFile(r *Request, d host.Decision, arch uint16, server netip.
 // everybody on the link. A proxy hands out no address, so a client that did not set the broadcast flag cannot be reached
 // in any other way either. What comes in on 4011 goes back to where it came from. An address that cannot be that of one
 // machine is taken for none.
-func destination(r *Request, from netip.AddrPort, port uint16) netip.AddrPort {
+func destination(r *Request, from netip.AddrPort, role Role) netip.AddrPort {
 	switch {
 	case single(r.GIAddr):
 		return netip.AddrPortFrom(r.GIAddr, portServer)
-	case port == portBootServer && single(from.Addr()):
+	case role == BootServer && single(from.Addr()):
 		return from
-	case port == portBootServer && from.Port() != 0 && !single(r.CIAddr):
+	case role == BootServer && from.Port() != 0 && !single(r.CIAddr):
 		return netip.AddrPortFrom(everybody, from.Port())
 	case r.Flags&broadcastFlag != 0 && r.Type == messageDiscover:
 		return netip.AddrPortFrom(everybody, portClient)

@@ -77,7 +77,7 @@ func TestUEFIAndAnotherServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := Reply(req, host.Decision{Server: other}, here, q.from, q.port, Config{Loader: efi})
+		a, err := Reply(req, host.Decision{Server: other}, here, q.from, q.role, Config{Loader: efi})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func TestNoAnswer(t *testing.T) {
 	}
 	tests := map[string]struct {
 		packet []byte
-		port   uint16
+		role   Role
 		d      host.Decision
 		reason string // "" is silence
 	}{
@@ -140,7 +140,7 @@ func TestNoAnswer(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		a, err := Reply(req, c.d, here, nobody, c.port, Config{})
+		a, err := Reply(req, c.d, here, nobody, c.role, Config{})
 		switch {
 		case err == nil:
 			t.Errorf("%s was answered:\n%s", name, dump(t, a.Packet))

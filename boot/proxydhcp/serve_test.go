@@ -3,9 +3,12 @@ package proxydhcp
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,6 +47,51 @@ func TestEventsOfAnswers(t *testing.T) {
 	}
 }
 
+// A socket on another port answers what its role does, for a firewall that sends requests on to it.
+func TestOtherPorts(t *testing.T) {
+	s := newSite(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer cancel()
+	server := &Server{Decide: func(host.Machine) host.Decision { return host.Decision{} }}
+	for name, c := range map[string]struct {
+		role Role
+		port uint16
+		q    question
+		want string
+	}{
+		"discover":    {Proxy, 1067, asked["discover"], "35010236"},
+		"boot server": {BootServer, 14011, asked["boot server"], "35010536"},
+	} {
+		listening := make(chan bool)
+		serving.Go(func() {
+			within(t, s.srv, func() {
+				conn, err := Listen(ctx, c.role, c.port, nil)
+				close(listening)
+				if err == nil {
+					err = server.Serve(ctx, conn, c.role)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		})
+		<-listening
+		conn := s.socket(t, portClient)
+		if _, err := conn.WriteTo(c.q.packet, &net.UDPAddr{IP: here.AsSlice(), Port: int(c.port)}); err != nil {
+			t.Error(err)
+		}
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		buf := make([]byte, 2000)
+		n, _, err := conn.ReadFrom(buf)
+		conn.Close()
+		if err != nil || n < 300 || hex.EncodeToString(buf[240:244]) != c.want {
+			t.Errorf("%s on port %d: %x, %v", name, c.port, buf[:n], err)
+		}
+	}
+}
+
 // The port is taken: by a process that does not share it, and by one that does.
 func TestPortTaken(t *testing.T) {
 	s := newSite(t)
@@ -56,11 +104,11 @@ s.bind(("0.0.0.0",int(sys.argv[1])))
 print("bound",flush=True)
 time.sleep(100)`
 		for _, c := range []struct {
-			port  uint16
+			role  Role
 			reuse string
 			ok    bool
 		}{{67, "0", false}, {67, "1", true}, {4011, "1", false}} {
-			holder := inside(s.srv, "python3", "-c", hold, fmt.Sprint(c.port), c.reuse)
+			holder := inside(s.srv, "python3", "-c", hold, fmt.Sprint(c.role), c.reuse)
 			out, err := holder.StdoutPipe()
 			if err != nil {
 				t.Error(err)
@@ -69,11 +117,11 @@ time.sleep(100)`
 			startProcess(t, holder)
 			out.Read(make([]byte, 10))
 			var said bytes.Buffer
-			conn, err := Listen(context.Background(), c.port, slog.New(slog.NewTextHandler(&said, nil)))
+			conn, err := Listen(context.Background(), c.role, uint16(c.role), slog.New(slog.NewTextHandler(&said, nil)))
 			want := fmt.Sprintf("(pid %d)", holder.Process.Pid)
 			switch {
 			case (err == nil) != c.ok:
-				t.Errorf("port %d, reuse %s: %v", c.port, c.reuse, err)
+				t.Errorf("port %d, reuse %s: %v", c.role, c.reuse, err)
 			case err != nil && !strings.Contains(err.Error(), want):
 				t.Errorf("%v does not name %s", err, want)
 			case err == nil && !strings.Contains(said.String(), want):

@@ -22,7 +22,7 @@ import (
 	"netroot/boot/neighbor"
 )
 
-// A Server answers on port 67 and on port 4011, one call of Serve for each.
+// A Server answers in both roles, one call of Serve for each.
 type Server struct {
 	// Decide says who a machine is and what it boots.
 	Decide func(host.Machine) host.Decision
@@ -38,10 +38,18 @@ type Server struct {
 	refusals refusals
 }
 
-// Serve answers what comes in on conn until ctx ends; then it closes conn and returns nil. The port conn is bound to
-// decides how requests are read: 67 is everybody's, 4011 only a boot server's. Interfaces may come, go and change their
-// addresses meanwhile.
-func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
+// A Role is what a socket is to its clients. It is called by the port that they know it by, and which it has, unless something
+// in between sends them on to another one.
+type Role uint16
+
+const (
+	Proxy      Role = portServer // hears what everybody broadcasts
+	BootServer Role = 4011       // is asked by who has an offer (PXE 2.1, section 2.2.3)
+)
+
+// Serve answers what comes in on conn until ctx ends; then it closes conn and returns nil. Interfaces may come, go and change
+// their addresses meanwhile.
+func (s *Server) Serve(ctx context.Context, conn *net.UDPConn, role Role) error {
 	log := s.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -68,7 +76,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	events := make(chan slog.Record, eventsQueued)
 	var writing sync.WaitGroup
 	writing.Go(func() { s.write(log, events) })
-	err := newReader(s, pc, links, log, uint16(local.Port), events).run(ctx)
+	err := newReader(s, pc, links, log, role, events).run(ctx)
 	close(events)
 	writing.Wait()
 	if err != nil {

@@ -50,12 +50,12 @@ func serve() error {
 		return host.Decision{Ignore: m.MAC[0] != 0x52}
 	}}
 	errs := make(chan error)
-	for _, port := range []uint16{portServer, portBootServer} {
-		conn, err := Listen(context.Background(), port, log)
+	for _, role := range []Role{Proxy, BootServer} {
+		conn, err := Listen(context.Background(), role, uint16(role), log)
 		if err != nil {
 			return err
 		}
-		go func() { errs <- server.Serve(context.Background(), conn) }()
+		go func() { errs <- server.Serve(context.Background(), conn, role) }()
 	}
 	return <-errs
 }
@@ -164,14 +164,14 @@ func (s site) serveOurs(t testing.TB, server *Server) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	ready := make(chan error, 2)
-	for _, port := range []uint16{67, 4011} {
+	for _, role := range []Role{Proxy, BootServer} {
 		wg.Add(1)
 		go within(t, s.srv, func() {
 			defer wg.Done()
-			conn, err := Listen(ctx, port, nil)
+			conn, err := Listen(ctx, role, uint16(role), nil)
 			ready <- err
 			if err == nil {
-				if err := server.Serve(ctx, conn); err != nil {
+				if err := server.Serve(ctx, conn, role); err != nil {
 					t.Error(err)
 				}
 			}
@@ -235,9 +235,9 @@ func (s site) dnsmasq(t testing.TB, args ...string) *exec.Cmd {
 
 // asked are questions of two clients.
 var asked = map[string]question{
-	"discover":    {packet: discover().end(), from: nobody, port: portServer},
-	"intel":       {packet: newClient(7).flags(0x8000).opt(53, 1).str(60, "PXEClient:Arch:00000:UNDI:002000").opt(93, 0, 0).opt(94, 1, 2, 0).end(), from: nobody, port: portServer},
-	"boot server": {packet: bootServerRequest().end(), from: leased, port: portBootServer},
+	"discover":    {packet: discover().end(), from: nobody, role: Proxy},
+	"intel":       {packet: newClient(7).flags(0x8000).opt(53, 1).str(60, "PXEClient:Arch:00000:UNDI:002000").opt(93, 0, 0).opt(94, 1, 2, 0).end(), from: nobody, role: Proxy},
+	"boot server": {packet: bootServerRequest().end(), from: leased, role: BootServer},
 }
 
 // socket opens one of the machine.
@@ -265,8 +265,8 @@ func (s site) socket(t testing.TB, port uint16) *net.UDPConn {
 
 // target is where a question is sent to.
 func (q question) target() *net.UDPAddr {
-	if q.port == portBootServer {
-		return &net.UDPAddr{IP: here.AsSlice(), Port: portBootServer}
+	if q.role == BootServer {
+		return &net.UDPAddr{IP: here.AsSlice(), Port: int(BootServer)}
 	}
 	return &net.UDPAddr{IP: net.IPv4bcast, Port: portServer}
 }
@@ -279,13 +279,13 @@ func (s site) ask(t testing.TB, q question, wait time.Duration) []byte {
 	if _, err := conn.WriteTo(q.packet, q.target()); err != nil {
 		t.Fatal(err)
 	}
-	return receive(t, conn, q.port, wait, xid(q.packet))
+	return receive(t, conn, q.role, wait, xid(q.packet))
 }
 
 func xid(p []byte) uint32 { return binary.BigEndian.Uint32(p[4:]) }
 
 // receive returns the next packet of one of these transactions. It must come from the address that it says is its server's.
-func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration, ids ...uint32) []byte {
+func receive(t testing.TB, conn *net.UDPConn, role Role, wait time.Duration, ids ...uint32) []byte {
 	t.Helper()
 	conn.SetReadDeadline(time.Now().Add(wait))
 	buf := make([]byte, 2000)
@@ -297,7 +297,7 @@ func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration, i
 		return nil
 	}
 	id, _ := hex.DecodeString(fields(buf[:n])["option 54"])
-	if server, _ := netip.AddrFromSlice(id); from.String() != netip.AddrPortFrom(server, port).String() {
+	if server, _ := netip.AddrFromSlice(id); from.String() != netip.AddrPortFrom(server, uint16(role)).String() {
 		t.Errorf("an answer of server %v came from %v", server, from)
 	}
 	return slices.Clone(buf[:n])
@@ -307,7 +307,7 @@ func receive(t testing.TB, conn *net.UDPConn, port uint16, wait time.Duration, i
 // that is surely answered, so that nobody has to wait.
 func (s site) answer(t testing.TB, q question) []byte {
 	t.Helper()
-	if q.port == portBootServer {
+	if q.role == BootServer {
 		return s.ask(t, q, 5*time.Second)
 	}
 	conn := s.socket(t, q.from.Port())
@@ -320,12 +320,12 @@ func (s site) answer(t testing.TB, q question) []byte {
 			t.Fatal(err)
 		}
 	}
-	p := receive(t, conn, q.port, 10*time.Second, xid(q.packet), last)
+	p := receive(t, conn, q.role, 10*time.Second, xid(q.packet), last)
 	switch {
 	case p == nil:
 		t.Fatal("not even the packet that is surely answered was")
 	case xid(p) == last:
-		return receive(t, conn, q.port, 50*time.Millisecond, xid(q.packet)) // should it have been overtaken
+		return receive(t, conn, q.role, 50*time.Millisecond, xid(q.packet)) // should it have been overtaken
 	}
 	return p
 }

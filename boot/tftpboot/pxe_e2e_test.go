@@ -83,12 +83,12 @@ func serve(dir string, script bool) error {
 			}
 		})
 	}
-	for _, port := range []uint16{67, 4011} {
-		conn, err := proxydhcp.Listen(ctx, port, log)
+	for _, role := range []proxydhcp.Role{proxydhcp.Proxy, proxydhcp.BootServer} {
+		conn, err := proxydhcp.Listen(ctx, role, uint16(role), log)
 		if err != nil {
 			return err
 		}
-		run(func() error { return dhcp.Serve(ctx, conn) })
+		run(func() error { return dhcp.Serve(ctx, conn, role) })
 	}
 	l, err := tftp.Listen(ctx, 69, nil)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 var architectures = map[string]uint16{"bios": 0, "uefi": 7, "uefi32": 6, "arm64": 11}
 
 func (c *cli) doctorCommand() *cobra.Command {
-	var interfaces []string
-	var mac, arch string
+	var services services
+	var mac, uuid, arch string
 	var ipxe bool
 	var wait time.Duration
 	cmd := &cobra.Command{
@@ -29,13 +29,16 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Short: "Explain what would happen to a machine on this network, and what is in the way",
 		Long: `Asks on each interface as a machine that boots would (a DISCOVER only: no address is taken) and reports who answers: the
 DHCP server, other proxy-DHCP servers, a router that says what to boot. It looks who holds the ports that serve needs,
-whether the firewall lets machines in, and at the health of the store.
+whether the firewall lets machines in, and at the health of the store. Run it as root: an ordinary user may neither ask as a
+machine does nor see who holds a port, what the firewall does, and what serve remembers.
 
-With --mac it also prints the exact offer and menu that this machine would get, and why. Exit code 0 means that nothing
-is in the way, 3 that something is.`,
+With --mac it also prints the exact offer and menu that this machine would get, and why; give --uuid, too, for one that the
+policy lists by its UUID and that has not asked yet. Give the flags for interfaces, ports and services that serve is
+started with. Exit code 0 means that nothing is in the way, 3 that something is.`,
 		Example: `  netroot doctor
   netroot doctor --interface eno1 --mac 00:20:38:03:37:6c --arch bios
-  netroot doctor --json`,
+  netroot doctor --mac f4:4d:30:60:64:69 --uuid 58b41815-581e-c62a-d4e2-f44d30606469
+  netroot doctor --http-port 8080 --json     # when that is how serve is started`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &doctor.Doctor{Wait: wait, IPXE: ipxe}
@@ -45,18 +48,31 @@ is in the way, 3 that something is.`,
 					return usageError{fmt.Errorf("--mac: %w", err)}
 				}
 			}
+			if uuid != "" {
+				if mac == "" {
+					return usageError{fmt.Errorf("--uuid: give --mac as well, the address that the machine asks from")}
+				}
+				if d.UUID, err = host.ParseUUID(uuid); err != nil {
+					return usageError{fmt.Errorf("--uuid: %w", err)}
+				}
+			}
 			if d.Arch, err = parseArch(arch); err != nil {
 				return usageError{fmt.Errorf("--arch: %w", err)}
 			}
 			if wait <= 0 || wait > time.Minute {
 				return usageError{fmt.Errorf("--wait %v: give up to a minute, as in 5s", wait)}
 			}
-			return c.doctor(cmd.Context(), d, interfaces)
+			ports, err := services.chosen()
+			if err != nil {
+				return err
+			}
+			return c.doctor(cmd.Context(), d, services.interfaces, ports)
 		},
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&interfaces, "interface", nil, "look at this interface only; may be repeated (default: those of the policy, else all)")
+	services.add(f, "look")
 	f.StringVar(&mac, "mac", "", "ask as the machine with this address, and show what it would get")
+	f.StringVar(&uuid, "uuid", "", "the UUID it tells (as root there: cat /sys/class/dmi/id/product_uuid)")
 	f.StringVar(&arch, "arch", "bios", "its firmware: bios, uefi, uefi32, arm64, or a number of RFC 4578")
 	f.BoolVar(&ipxe, "ipxe", false, "it runs iPXE already")
 	f.DurationVar(&wait, "wait", 5*time.Second, "how long to wait for answers")
@@ -74,7 +90,7 @@ func parseArch(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-func (c *cli) doctor(ctx context.Context, d *doctor.Doctor, interfaces []string) error {
+func (c *cli) doctor(ctx context.Context, d *doctor.Doctor, interfaces []string, ports boot.Ports) error {
 	s, err := c.openStore()
 	if err != nil {
 		return err
@@ -84,8 +100,9 @@ func (c *cli) doctor(ctx context.Context, d *doctor.Doctor, interfaces []string)
 		return err
 	}
 	live.Knowing(install.OpenLedger(s.StateDir()).IsInstalled)
-	d.Store, d.Policy = s, live.Policy()
-	d.Tree = (&boot.Server{Store: s, Policy: live, Ports: boot.DefaultPorts}).Tree()
+	d.Forgot = live.Recall(s.StateDir())
+	d.Store, d.Policy, d.Decide, d.Ports = s, live.Policy(), live.Decide, doctor.Ports(ports)
+	d.Tree = (&boot.Server{Store: s, Policy: live, Ports: ports}).Tree()
 	d.DHCP = proxydhcp.Config{Script: d.Tree.ScriptURL}
 	findings, err := d.Run(ctx)
 	if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -18,10 +17,8 @@ const (
 )
 
 func (c *cli) serveCommand() *cobra.Command {
-	var interfaces []string
+	var services services
 	var user string
-	var noDHCP, noTFTP, noHTTP, noNFS bool
-	ports := boot.DefaultPorts
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Hand the store's images to machines: proxy-DHCP, TFTP, HTTP and NFS",
@@ -39,43 +36,19 @@ Started by root it goes on as the user netroot, where there is one, when its por
   netroot serve --no-dhcp --no-tftp        # HTTP and NFS only, beside somebody else's proxy`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if noDHCP {
-				ports.DHCP, ports.PXE = 0, 0
+			ports, err := services.chosen()
+			if err != nil {
+				return err
 			}
-			if noTFTP {
-				ports.TFTP = 0
-			}
-			if noHTTP {
-				ports.HTTP = 0
-			}
-			if noNFS {
-				ports.NFS, ports.Portmap = 0, 0
-			}
-			return c.serve(cmd.Context(), interfaces, user, ports)
+			return c.serve(cmd.Context(), services.interfaces, user, ports)
 		},
 	}
-	f := cmd.Flags()
-	f.StringSliceVar(&interfaces, "interface", nil, "answer on this interface only; may be repeated (default: those of the policy, else all)")
-	f.StringVar(&user, "user", "", "run as this user once the ports are open (default: "+serverName+" where there is one)")
-	f.BoolVar(&noDHCP, "no-dhcp", false, "do not answer DHCP")
-	f.BoolVar(&noTFTP, "no-tftp", false, "do not serve TFTP")
-	f.BoolVar(&noHTTP, "no-http", false, "do not serve HTTP")
-	f.BoolVar(&noNFS, "no-nfs", false, "do not serve NFS")
-	f.IntVar(&ports.DHCP, "dhcp-port", ports.DHCP, "UDP port of proxy-DHCP")
-	f.IntVar(&ports.PXE, "pxe-port", ports.PXE, "UDP port of the PXE boot server")
-	f.IntVar(&ports.TFTP, "tftp-port", ports.TFTP, "UDP port of TFTP")
-	f.IntVar(&ports.HTTP, "http-port", ports.HTTP, "TCP port of HTTP")
-	f.IntVar(&ports.NFS, "nfs-port", ports.NFS, "TCP port of NFS and MOUNT")
-	f.IntVar(&ports.Portmap, "portmap-port", ports.Portmap, "port of the portmapper, left out when it is taken; 0 for none")
+	services.add(cmd.Flags(), "answer")
+	cmd.Flags().StringVar(&user, "user", "", "run as this user once the ports are open (default: "+serverName+" where there is one)")
 	return cmd
 }
 
 func (c *cli) serve(ctx context.Context, interfaces []string, user string, ports boot.Ports) error {
-	for name, port := range map[string]int{"dhcp": ports.DHCP, "pxe": ports.PXE, "tftp": ports.TFTP, "http": ports.HTTP, "nfs": ports.NFS, "portmap": ports.Portmap} {
-		if port < 0 || port > 65535 {
-			return usageError{fmt.Errorf("--%s-port %d: ports go from 1 to 65535", name, port)}
-		}
-	}
 	s, err := c.openStore()
 	if err != nil {
 		return err

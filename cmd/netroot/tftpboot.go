@@ -32,6 +32,11 @@ until this is run again after the installation; do so before the machine boots, 
 			if err != nil || !address.Is4() {
 				return usageError{fmt.Errorf("--server %q: give the IPv4 address that clients know 'netroot serve' by", server)}
 			}
+			for flag, port := range map[string]int{"nfs-port": ports.NFS, "http-port": ports.HTTP} {
+				if port < 1 || port > 65535 {
+					return usageError{fmt.Errorf("--%s %d: ports go from 1 to 65535", flag, port)}
+				}
+			}
 			s, err := c.openStore()
 			if err != nil {
 				return err

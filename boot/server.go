@@ -77,11 +77,12 @@ func (s *Server) Run(ctx context.Context) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	watch := s.watch(log)
+	keeps := s.keeps(log)
+	watch := s.watch(log, keeps)
 	defer watch.Close()
 	if forget, err := s.Policy.Remember(s.Store.StateDir()); err == nil {
 		defer forget()
-	} else {
+	} else if keeps {
 		log.Warn("not kept", "service", "policy", "reason", err.Error())
 	}
 	desk := s.desk()
@@ -203,7 +204,7 @@ func (s *Server) listen(ctx context.Context, guard *guard, watch *watcher, desk 
 	}
 	if s.Ports.TFTP != 0 {
 		state, err := tftp.OpenState(filepath.Join(s.Store.StateDir(), "tftp.state"))
-		if err != nil { // then transfers end with this process, and that is all
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // then transfers end with this process, and that is all
 			log.Warn("not kept", "service", "tftp", "reason", err.Error())
 		}
 		l, err := tftp.Listen(ctx, uint16(s.Ports.TFTP), state)

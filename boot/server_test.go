@@ -148,6 +148,30 @@ func TestServerPortTaken(t *testing.T) {
 	again.Close()
 }
 
+// A store that is not there, or empty, is told of once, with the way out.
+func TestServerEmptyStore(t *testing.T) {
+	empty := openStore(t)
+	if err := empty.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	none := openStore(t)
+	for want, s := range map[string]*store.Store{"there is no such store": none, "the store holds no image": empty} {
+		var told bytes.Buffer
+		server := &Server{Store: s, Policy: host.Fixed(host.Default()), Ports: Ports{TFTP: freePort(t), HTTP: freePort(t)}, Log: slog.New(slog.NewTextHandler(&told, nil))}
+		ctx, cancel := context.WithCancel(context.Background())
+		server.Opened = func() error { cancel(); return nil }
+		if err := server.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if strings.Count(told.String(), "level=WARN") != 1 || !strings.Contains(told.String(), want) || !strings.Contains(told.String(), "netroot build debian-12") {
+			t.Errorf("%s", &told)
+		}
+	}
+	if _, err := os.Stat(none.Dir()); !os.IsNotExist(err) {
+		t.Errorf("serve made %s: %v", none.Dir(), err)
+	}
+}
+
 func TestServerUnknownInterface(t *testing.T) {
 	err := (&Server{Store: openStore(t), Policy: host.Fixed(host.Default().On([]string{"nosuch0"})), Ports: Ports{HTTP: freePort(t)}}).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "serve on nosuch0: no such interface") || !strings.Contains(err.Error(), "lo") {

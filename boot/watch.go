@@ -1,9 +1,12 @@
 package boot
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -23,11 +26,26 @@ type watcher struct {
 }
 
 // watch makes the watcher of a server. It writes to log what it finds; what it knows is kept in the store.
-func (s *Server) watch(log *slog.Logger) *watcher {
+func (s *Server) watch(log *slog.Logger, keeps bool) *watcher {
 	w := &watcher{Tracker: &nodes.Tracker{Log: log, Decide: s.Policy.Decide}, policy: s.Policy}
 	w.figures.Nodes = w.Stats
-	w.Open(s.Store.StateDir())
+	if keeps {
+		w.Open(s.Store.StateDir())
+	}
 	return w
+}
+
+// keeps says whether there is a store to keep what is learned in, and warns of one that has nothing to hand out.
+func (s *Server) keeps(log *slog.Logger) bool {
+	log = log.With("service", "store", "file", s.Store.Dir())
+	if _, err := os.Stat(s.Store.Dir()); errors.Is(err, fs.ErrNotExist) {
+		log.Warn("empty", "reason", "there is no such store: machines have nothing to boot, and what is learned of them is not kept; make an image with: netroot build debian-12, and start serve again")
+		return false
+	}
+	if images, err := s.Store.Images(); err == nil && len(images) == 0 {
+		log.Warn("empty", "reason", "the store holds no image: machines have nothing to boot until there is one; make it with: netroot build debian-12")
+	}
+	return true
 }
 
 // transfers takes the figures of TFTP, and looks at its transfers before it says that a boot has stopped.

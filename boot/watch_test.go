@@ -26,7 +26,7 @@ func TestWatch(t *testing.T) {
 	}
 	var out bytes.Buffer
 	next := slog.NewTextHandler(&out, nil)
-	w := (&Server{Store: s, Policy: host.Fixed(policy)}).watch(slog.New(next))
+	w := (&Server{Store: s, Policy: host.Fixed(policy)}).watch(slog.New(next), true)
 	log := slog.New(w.Handler(next))
 	log.Info("offer", "service", "dhcp", "mac", "02:00:00:00:00:01", "host", "vme1", "file", "pxelinux.0")
 	log.Info("stage", "service", "nfs", "mac", "02:00:00:00:00:01", "client", "10.0.0.7", "image", "debian-12@1", "stage", "up", "up", 20.5)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"netroot/boot/host"
+	"netroot/boot/portowner"
 	"netroot/boot/proxydhcp"
 	"netroot/boot/tftpboot"
 	"netroot/builder/golden"
@@ -332,5 +333,43 @@ func TestOffer(t *testing.T) {
 			fmt.Fprintf(&b, "%s %s: %s\n%s", f.Level, f.About, f.What, f.Text)
 		}
 	}
-	golden.Compare(t, "testdata/offers.txt", b.String())
+	golden.Compare(t, "testdata/offers.txt", strings.ReplaceAll(b.String(), dir+"/", ""))
+}
+
+// What an ordinary user cannot see is no fault.
+func TestHiddenHolders(t *testing.T) {
+	hidden := holding{holders: []portowner.Holder{{Address: netip.IPv4Unspecified()}}, hidden: true}
+	ports := map[port]holding{{"tcp", 80}: hidden, {"udp", 111}: hidden}
+	for _, f := range (Ports{HTTP: 80, Portmap: 111}).judge(ports, []string{"live@1"}) {
+		if f.About == "TCP 111" {
+			continue
+		}
+		if f.Level != Note || f.WayOut != "run it as root" || !strings.Contains(f.What, "may be netroot itself") {
+			t.Errorf("%+v", f)
+		}
+	}
+	mine := mustRead(t, "10.77.0.3", reply("0.0.0.0", "10.77.0.3", "pxelinux.0", "\x3cPXEClient"))
+	const silence = "fault: no DHCP server answered within"
+	expect(t, "an answer from here", judge(eth0, []offer{mine}, site{holder: hidden}), silence, "ok: another process on this very machine answers: boot file pxelinux.0")
+	expect(t, "no answer", judge(eth0, nil, site{holder: hidden}), silence, "note: whether netroot serve runs here cannot be seen")
+	expect(t, "no DHCP", judge(eth0, nil, site{off: true}), silence, "note: serve with --no-dhcp tells machines nothing")
+}
+
+// The ports are those that serve is started with.
+func TestChosenPorts(t *testing.T) {
+	var list []string
+	for _, l := range (Ports{DHCP: 1067, PXE: 4011, HTTP: 8080}).listeners() {
+		list = append(list, l.String()+" "+l.service)
+	}
+	if got := strings.Join(list, ", "); got != "UDP 1067 dhcp, UDP 4011 dhcp, TCP 8080 http" {
+		t.Error(got)
+	}
+	foreign := holding{holders: []portowner.Holder{{Process: portowner.Process{PID: 7, Name: "nginx"}, Address: netip.IPv4Unspecified()}}}
+	for _, f := range (Ports{HTTP: 8080}).judge(map[port]holding{{"tcp", 80}: foreign}, nil) {
+		if f.Level != OK {
+			t.Errorf("%+v", f)
+		}
+	}
+	got := judgeFirewall(readIPTables([]byte("*filter\n:INPUT DROP\n-A INPUT -p tcp -m tcp --dport 8080 -j ACCEPT\nCOMMIT\n")), []iface{eth0}, Ports{HTTP: 8080, NFS: 20490}.listeners())
+	expect(t, "the firewall", got, "fault: drops what machines send to TCP 20490: ")
 }

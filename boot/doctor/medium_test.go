@@ -53,7 +53,7 @@ func TestMedia(t *testing.T) {
 
 	ports := map[port]holding{{"tcp", 111}: {holders: []portowner.Holder{{Process: portowner.Process{PID: 7, Name: "rpcbind"}}}}}
 	last := func(askers []string) Finding {
-		list := judgePorts(ports, askers)
+		list := defaultPorts.judge(ports, askers)
 		return list[len(list)-1]
 	}
 	expect(t, "with a live system by NFS", []Finding{last(askers())}, "fault: and the initrd of small@1 asks there for NFS")

@@ -106,6 +106,10 @@ func Limit(a Account) error {
 	return nil
 }
 
+// ErrKept is returned by Drop, when all else is done, for a program whose threads keep their capabilities: one built with cgo, whose
+// threads Go cannot all reach. It loses them only by becoming another user.
+var ErrKept = errors.New("it keeps its capabilities, because it was built with cgo: build it with CGO_ENABLED=0")
+
 // Drop becomes the account and gives up all capabilities. It is for good.
 func Drop(a Account) error {
 	// A parent that wants to be outlived by nobody said so before the program began; a change of the user makes the kernel
@@ -125,13 +129,14 @@ func Drop(a Account) error {
 	} else if a.UID != os.Geteuid() {
 		return fmt.Errorf("become user %s: only root can", a.Name)
 	}
-	if err := dropCapabilities(); err != nil {
+	err := dropCapabilities()
+	if err != nil && !errors.Is(err, ErrKept) {
 		return fmt.Errorf("give up capabilities: %w", err)
 	}
 	if parentDeath != 0 {
 		_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(parentDeath), 0, 0, 0)
 	}
-	return nil
+	return err
 }
 
 func dropCapabilities() error {
@@ -144,7 +149,11 @@ func dropCapabilities() error {
 	} {
 		switch _, _, errno := syscall.AllThreadsSyscall(c[0], c[1], c[2], c[3]); errno {
 		case 0:
-		case unix.ENOTSUP: // linked with cgo
+		case unix.ENOTSUP:
+			var have [2]unix.CapUserData
+			if err := unix.Capget(header, &have[0]); err != nil || have[0].Permitted|have[1].Permitted != 0 {
+				return ErrKept
+			}
 			return nil
 		default:
 			return errno

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"netroot/boot/privilege"
@@ -84,16 +85,20 @@ func settle(a privilege.Account, reason string, s *store.Store, policy string, l
 			return err
 		}
 	}
-	if err := privilege.Drop(a); err != nil {
-		return err
+	kept := privilege.Drop(a)
+	if kept != nil && !errors.Is(kept, privilege.ErrKept) {
+		return kept
 	}
 	if err := readable(a, s, policy); err != nil {
 		return err
 	}
-	if reason == "" {
-		log.Info("runs", "user", a.Name)
-	} else {
+	switch {
+	case kept != nil:
+		log.Warn("runs", "user", a.Name, "reason", strings.TrimPrefix(reason+"; "+kept.Error(), "; "))
+	case reason != "":
 		log.Info("runs", "user", a.Name, "reason", reason)
+	default:
+		log.Info("runs", "user", a.Name)
 	}
 	return nil
 }

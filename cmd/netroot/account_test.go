@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,28 +33,7 @@ func TestServeWithoutPrivileges(t *testing.T) {
 	}
 	s.admitted(t, "the listed machine", s.fetch(t, vm.NSRouter, "", server))
 
-	// Now that it has done all of its work, all the threads are there.
-	threads, err := filepath.Glob(proc + "/task/*/status")
-	if err != nil || len(threads) < 3 {
-		t.Fatalf("threads: %v, %v", threads, err)
-	}
-	want := []string{"Uid: 54321 54321 54321 54321", "Gid: 54321 54321 54321 54321", "Groups: 54321", "CapInh: 0000000000000000",
-		"CapPrm: 0000000000000000", "CapEff: 0000000000000000", "CapAmb: 0000000000000000", "NoNewPrivs: 1"}
-	for _, thread := range threads {
-		text, err := os.ReadFile(thread)
-		if err != nil {
-			continue // it has ended
-		}
-		var have []string
-		for line := range strings.Lines(string(text)) {
-			have = append(have, strings.Join(strings.Fields(line), " "))
-		}
-		for _, w := range want {
-			if !slices.Contains(have, w) {
-				t.Errorf("%s lacks %q:\n%s", thread, w, text)
-			}
-		}
-	}
+	powerless(t, proc, "Uid: 54321 54321 54321 54321", "Gid: 54321 54321 54321 54321", "Groups: 54321")
 
 	// The store is closed to others, and what the server remembers is its own.
 	for path, want := range map[string]struct {
@@ -91,6 +71,70 @@ func TestServeWithoutPrivileges(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(s.store, "state", "nodes.json")); err != nil {
 		t.Errorf("nothing is remembered: %v", err)
 	}
+}
+
+// powerless looks at every thread of a server that has done some work: it has no capability, and what else is wanted.
+func powerless(t *testing.T, proc string, want ...string) {
+	t.Helper()
+	threads, err := filepath.Glob(proc + "/task/*/status")
+	if err != nil || len(threads) < 3 {
+		t.Fatalf("threads: %v, %v", threads, err)
+	}
+	want = append(want, "CapInh: 0000000000000000", "CapPrm: 0000000000000000", "CapEff: 0000000000000000", "CapAmb: 0000000000000000", "NoNewPrivs: 1")
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		if err != nil {
+			continue // it has ended
+		}
+		var have []string
+		for line := range strings.Lines(string(text)) {
+			have = append(have, strings.Join(strings.Fields(line), " "))
+		}
+		for _, w := range want {
+			if !slices.Contains(have, w) {
+				t.Errorf("%s lacks %q:\n%s", thread, w, text)
+			}
+		}
+	}
+}
+
+// Where there is no user netroot, serve stays root without a capability, says so, and works all the same.
+func TestServeWithoutUser(t *testing.T) {
+	t.Parallel()
+	lab := openLab(t)
+	s := &guarded{lab: lab, pid: filepath.Join(t.TempDir(), "pid")}
+	var err error
+	s.server, err = lab.Serve(t.Context(), vm.ServerConfig{Program: programAmong(t, s.pid, ""), Store: testStoreIn(t, lab.Dir()),
+		Policy: "default: menu\n", Args: []string{"--user="}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs, err := s.event(t, func(e vm.Event) bool { return e.Message == "runs" })
+	if err != nil || !strings.Contains(runs.Reason, "there is no user netroot; make one with: useradd ") {
+		t.Errorf("%+v, %v", runs, err)
+	}
+	s.admitted(t, "a machine", s.fetch(t, vm.NSRouter, "", "10.77.0.3"))
+	pid, err := os.ReadFile(s.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(runs.Reason, "it keeps its capabilities") != usesCgo(t) {
+		t.Errorf("%+v", runs)
+	}
+	if usesCgo(t) {
+		return
+	}
+	powerless(t, "/proc/"+strings.TrimSpace(string(pid)), "Uid: 0 0 0 0")
+}
+
+// usesCgo says whether this test, and so the program that it is, was built with cgo.
+func usesCgo(t *testing.T) bool {
+	t.Helper()
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		t.Fatal("no build information")
+	}
+	return slices.Contains(info.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "1"})
 }
 
 // event waits for a record of the server.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -94,13 +95,23 @@ func program(t *testing.T) string {
 // PRIVATE is set.
 func programWithUser(t *testing.T, pid string) string {
 	t.Helper()
+	return programAmong(t, pid, "netroot")
+}
+
+// programAmong is programWithUser with a user of that name, or without the user netroot.
+func programAmong(t *testing.T, pid, user string) string {
+	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"passwd", "group"} {
 		data, err := os.ReadFile("/etc/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		entry := map[string]string{"passwd": "netroot:x:54321:54321::/nonexistent:/usr/sbin/nologin\n", "group": "netroot:x:54321:\n"}
+		entry := map[string]string{"passwd": user + ":x:54321:54321::/nonexistent:/usr/sbin/nologin\n", "group": user + ":x:54321:\n"}
+		if user == "" {
+			clear(entry)
+			data = regexp.MustCompile(`(?m)^netroot:.*\n`).ReplaceAll(data, nil)
+		}
 		if err := os.WriteFile(filepath.Join(dir, name), append(data, entry[name]...), 0o644); err != nil {
 			t.Fatal(err)
 		}

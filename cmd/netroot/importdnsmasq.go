@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -63,6 +64,9 @@ func (c *cli) importDnsmasq(path, output string, force bool) error {
 	if output == "" {
 		_, err := c.stdout.Write(yaml)
 		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(output), 0o755); err != nil {
+		return fmt.Errorf("write policy %s: %w", output, err)
 	}
 	if err := atomicfile.Write(output, yaml, 0o644); err != nil {
 		return fmt.Errorf("write policy: %w", err)

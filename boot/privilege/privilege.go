@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -139,19 +138,24 @@ func Drop(a Account) error {
 	return err
 }
 
+// What capset(2) is given. They are here because the compiler does not see a pointer in a uintptr: on a stack they would be somewhere else
+// after it has grown.
+var (
+	header = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	none   [2]unix.CapUserData
+)
+
 func dropCapabilities() error {
-	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	none := new([2]unix.CapUserData)
 	for _, c := range [][4]uintptr{
 		{unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1},
 		{unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL},
-		{unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(none))},
+		{unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none))},
 	} {
 		switch _, _, errno := syscall.AllThreadsSyscall(c[0], c[1], c[2], c[3]); errno {
 		case 0:
 		case unix.ENOTSUP:
 			var have [2]unix.CapUserData
-			if err := unix.Capget(header, &have[0]); err != nil || have[0].Permitted|have[1].Permitted != 0 {
+			if err := unix.Capget(&header, &have[0]); err != nil || have[0].Permitted|have[1].Permitted != 0 {
 				return ErrKept
 			}
 			return nil
@@ -159,7 +163,5 @@ func dropCapabilities() error {
 			return errno
 		}
 	}
-	runtime.KeepAlive(header)
-	runtime.KeepAlive(none)
 	return nil
 }

@@ -243,3 +243,30 @@ func TestDigest(t *testing.T) {
 	other("owner", load(strings.Replace(base, "source: s", "source: s, owner: 'a:b'", 1), "one"))
 	other("arch", load(strings.Replace(base, "amd64\n", "i686\n", 1), "one"))
 }
+
+// What the README shows can be pasted, with a key of one's own.
+func TestREADME(t *testing.T) {
+	data, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]*Recipe{}
+	for _, text := range strings.Split(string(data), "```yaml\n")[1:] {
+		if text, _, _ = strings.Cut(text, "```\n"); !strings.HasPrefix(text, "name: ") || !strings.Contains(text, "\nfrom:") {
+			continue
+		}
+		text = strings.Replace(text, "AAAA…", "AAAAC3NzaC1lZDI1NTE5AAAAILoENZGm7dc5k8BjL4BJJw5LlmELrpd4kqbdh7ruLcDM", 1)
+		r, err := LoadFS(fstest.MapFS{"r.yaml": {Data: []byte(text)}}, "r.yaml")
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		shown[r.Name] = r
+	}
+	if len(shown) < 3 || shown["site"] == nil || shown["twin"] == nil {
+		t.Fatalf("it shows %v", shown)
+	}
+	// EL6's kernel has no overlayfs, and check refuses an image that asks for it.
+	if twin := shown["twin"]; strings.HasPrefix(twin.Kernel.Version, "2.6.") && twin.Root.Writable != "bind" {
+		t.Errorf("Linux %s with an overlay", twin.Kernel.Version)
+	}
+}

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 // recipeOf writes a recipe.
 func recipeOf(t testing.TB, repo rpmfixture.Repository, packages []string) string {
 	t.Helper()
-	text := fmt.Sprintf("name: oracle\narch: amd64\nfrom: {yum: {repos: [{name: os, baseurl: \"file://%s\", gpgkey: %s}]}}\npackages: [%s]\n", repo.Dir, repo.Key, strings.Join(packages, ", "))
+	text := fmt.Sprintf("name: oracle\narch: amd64\nfrom: {yum: {groups: [core], repos: [{name: os, baseurl: \"file://%s\", gpgkey: %s}]}}\npackages: [%s]\n", repo.Dir, repo.Key, strings.Join(packages, ", "))
 	file := filepath.Join(t.TempDir(), "oracle.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func likeEL9(t testing.TB) (src *yumSource, repo rpmfixture.Repository, packages
 	if repo, err = rpmfixture.EL9().Make(t.Context(), folder); err != nil {
 		t.Fatal(err)
 	}
-	packages = []string{"almalinux-release", "kernel", "rpm", "iproute", "dhcp-client", "openssh-server", "shadow-utils"}
+	packages = []string{"almalinux-release", "kernel", "rpm", "iproute", "dhcp-client", "openssh-server", "shadow-utils", "oddities"}
 	r, err := recipe.Find(recipeOf(t, repo, packages))
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +230,20 @@ func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
 	theirs := filepath.Join(t.TempDir(), "dnf")
 	byDNF(t, repo, theirs, packages)
 
-	a, b := paths(t, ours.session.Tree()), paths(t, theirs)
+	packaged := files(t, ours.session)
+	a, b := paths(t, ours.session.Tree(), packaged), paths(t, theirs, packaged)
+	// What would make the comparison one of nothing.
+	for name, want := range map[string]string{
+		"/usr/bin/raw": "capabilities 00000002002000", "/usr/bin/bind": "100750 0:4 ", "/usr/lib/oddities/null": "20666 0:0, device 1:3",
+		"/usr/lib/oddities/loop": "60640 0:6, device 7:200", "/usr/share/oddities/about": "at 1",
+	} {
+		if !strings.Contains(a[name], want) {
+			t.Errorf("%s: %q, not %q", name, a[name], want)
+		}
+	}
+	if _, ok := a["/usr/share/oddities-later/about"]; ok {
+		t.Error("a conditional package came without its condition")
+	}
 	reported := 0
 	for _, name := range union(a, b) {
 		if a[name] == b[name] || slices.ContainsFunc(differ, func(d struct{ pattern, reason string }) bool { return regexp.MustCompile(d.pattern).MatchString(name) }) {
@@ -250,6 +263,39 @@ func TestE2ERootIsAsDNFMakesIt(t *testing.T) {
 	if count != fmt.Sprint(len(pins.Packages)) || !regexp.MustCompile(`^(\S{9}  c /etc/(passwd|group|shadow|gshadow)\n)*$`).MatchString(rest) {
 		t.Errorf("rpm knows %s packages of %d; -Va:\n%s", count, len(pins.Packages), rest)
 	}
+
+	// Who has the root can go on with its rpm.
+	later, err := filepath.Glob(filepath.Join(repo.Dir, "Packages/oddities-later-1-1.noarch.rpm"))
+	if err != nil || len(later) != 1 {
+		t.Fatalf("%q, %v", later, err)
+	}
+	if err := copyFile(later[0], filepath.Join(ours.session.Tree(), "var/tmp/later.rpm")); err != nil {
+		t.Fatal(err)
+	}
+	out.Reset()
+	// Debian's rpm has a warning of its own on standard error.
+	err = ours.session.Run(t.Context(), chroot.Command{Args: []string{"sh", "-ec", "rpm -i --nosignature /var/tmp/later.rpm 2> /dev/null; rpm -V oddities-later; cat /var/lib/oddities-later; rpm -q --whatprovides oddities-later; rpm -qa | wc -l"}, Output: &out})
+	if want := fmt.Sprintf("later\noddities-later-1-1.noarch\n%d\n", len(pins.Packages)+1); err != nil || out.String() != want {
+		t.Errorf("rpm -i of a further package: %v\n%s\nwant %s", err, out.String(), want)
+	}
+}
+
+// files lists the paths that come with packages, and are as they came: no ghosts.
+func files(t *testing.T, s *chroot.Session) map[string]bool {
+	t.Helper()
+	var out bytes.Buffer
+	if err := s.Run(t.Context(), chroot.Command{Args: []string{"rpm", "-qa", "--qf", "[%{FILEFLAGS} %{FILENAMES}\n]"}, Output: &out}); err != nil {
+		t.Fatal(err)
+	}
+	const ghost = 1 << 6 // RPMFILE_GHOST
+	names := map[string]bool{}
+	for line := range strings.Lines(out.String()) {
+		flags, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.Atoi(flags); err == nil && n&ghost == 0 {
+			names[name] = true
+		}
+	}
+	return names
 }
 
 // byDNF has the host's dnf install packages into a folder, with the file systems that its scriptlets expect. It returns how long that
@@ -260,7 +306,7 @@ func byDNF(t testing.TB, repo rpmfixture.Repository, root string, packages []str
 mkdir -p "$root/proc" "$root/sys" "$root/dev"
 for d in proc sys dev; do mount --rbind /$d "$root/$d"; done
 exec dnf -q -y --installroot="$root" --releasever=9 --setopt=reposdir=/none --setopt=pluginpath=/none --setopt=cachedir="$cache" --setopt=install_weak_deps=0 \
-	--repofrompath=f,file://"$repo" --setopt=f.gpgcheck=1 --setopt=f.gpgkey=file://"$key" install "$@"`
+	--repofrompath=f,file://"$repo" --setopt=f.gpgcheck=1 --setopt=f.gpgkey=file://"$key" install @core "$@"`
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	began := time.Now()
@@ -289,9 +335,9 @@ func union(a, b map[string]string) []string {
 	return names
 }
 
-// paths describes every path of a root: type, mode, owner, link, capabilities, contents, how many names it has. Of files it has the
-// time, too, where that comes with a package.
-func paths(t *testing.T, root string) map[string]string {
+// paths describes every path of a root: type, mode, owner, link, device, capabilities, contents, how many names it has. Of files that come
+// with a package it has the time, too.
+func paths(t *testing.T, root string, packaged map[string]bool) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	err := filepath.WalkDir(root+"/", func(at string, d fs.DirEntry, err error) error {
@@ -314,6 +360,8 @@ func paths(t *testing.T, root string) map[string]string {
 				return err
 			}
 			text += " -> " + target
+		case syscall.S_IFCHR, syscall.S_IFBLK:
+			text += fmt.Sprintf(", device %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		case syscall.S_IFREG:
 			data, err := os.ReadFile(at)
 			if err != nil {
@@ -322,6 +370,9 @@ func paths(t *testing.T, root string) map[string]string {
 			caps := make([]byte, 64)
 			n, _ := unix.Lgetxattr(at, "security.capability", caps)
 			text += fmt.Sprintf(" %d names, %d bytes, %x, capabilities %x", st.Nlink, len(data), sha256.Sum256(data), caps[:max(n, 0)])
+			if packaged[name] {
+				text += fmt.Sprintf(", at %d", st.Mtim.Sec)
+			}
 		}
 		all[name] = text
 		return nil

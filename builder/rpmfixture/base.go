@@ -83,14 +83,32 @@ func filesystem(merged bool) Own {
 // pam is the file that Debian's packages include for one purpose.
 func pam(kind string) string { return kind + " required pam_permit.so\n" }
 
-// comps is a file of one group of packages.
-func comps(id, name, about string, mandatory, byDefault []string) string {
+// oddities has what few packages have: capabilities of files, devices, and a %post that fails. They are in the repository, and no other
+// package needs one.
+var oddities = []Own{
+	{
+		Name: "oddities", Tags: "Requires: filesystem\n",
+		Files: map[string]string{"usr/bin/raw": "#!/bin/sh\nexec cat \"$@\"\n", "usr/bin/bind": "#!/bin/sh\nexec cat \"$@\"\n", "usr/lib/oddities/": ""},
+		List: "%caps(cap_net_raw=p) /usr/bin/raw\n%attr(0750,root,adm) %caps(cap_net_bind_service,cap_sys_time=ep) /usr/bin/bind\n%dir /usr/lib/oddities\n" +
+			"%dev(c,1,3) %attr(0666,root,root) /usr/lib/oddities/null\n%dev(b,7,200) %attr(0640,root,disk) /usr/lib/oddities/loop\n",
+	},
+	{Name: "oddities-doc", Tags: "Requires: filesystem\n", Files: map[string]string{"usr/share/oddities/about": "odd\n"}, List: "%dir /usr/share/oddities\n/usr/share/oddities/about\n"},
+	{Name: "oddities-never", Tags: "Requires: oddities-later\n"},
+	{Name: "oddities-later", Tags: "Requires: oddities\n", Scripts: "%post\necho later > /var/lib/oddities-later\n", Files: map[string]string{"usr/share/oddities-later/about": "later\n"}, List: "/usr/share/oddities-later\n"},
+	{Name: "oddities-failing", Tags: "Requires: filesystem\n", Scripts: "%post\necho it hurts\nexit 3\n"},
+}
+
+// comps is a file of one group of packages. conditional has packages that come along with others.
+func comps(id, name, about string, mandatory, byDefault []string, conditional ...[2]string) string {
 	var list strings.Builder
 	for _, n := range mandatory {
 		fmt.Fprintf(&list, "      <packagereq type=\"mandatory\">%s</packagereq>\n", n)
 	}
 	for _, n := range byDefault {
 		fmt.Fprintf(&list, "      <packagereq type=\"default\">%s</packagereq>\n", n)
+	}
+	for _, c := range conditional {
+		fmt.Fprintf(&list, "      <packagereq type=\"conditional\" requires=\"%s\">%s</packagereq>\n", c[1], c[0])
 	}
 	return fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE comps PUBLIC "-//Red Hat, Inc.//DTD Comps info//EN" "comps.dtd">

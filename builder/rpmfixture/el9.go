@@ -23,14 +23,15 @@ func EL9() Distribution {
 			"openssh-server": "%pre\ngetent group sshd >/dev/null || groupadd -g 74 -r sshd || :\ngetent passwd sshd >/dev/null || useradd -c 'Privilege-separated SSH' -u 74 -g sshd -s /sbin/nologin -r -d /run/sshd sshd || :\n%post\nif [ $1 -eq 1 ]; then systemctl preset ssh.service; fi\n",
 		},
 		Paths: []string{"9/BaseOS/x86_64/os", "9/AppStream/x86_64/os"}, Merged: true, Payload: "w3.zstdio", Checksum: "sha256", Signing: &Signing{Program: "gpg"},
-		Own: []Own{
+		Own: append([]Own{
 			setup, filesystem(true),
 			{Name: "almalinux-release", Tags: "Requires: setup\nRequires: filesystem\nRequires: systemd\n", Scripts: "%posttrans\nsystemctl preset-all\n", Files: map[string]string{
 				"etc/pam.d/common-auth": pam("auth"), "etc/pam.d/common-account": pam("account"), "etc/pam.d/common-password": pam("password"),
 				"etc/pam.d/common-session": pam("session"), "etc/pam.d/common-session-noninteractive": pam("session"),
 				"etc/ssh/sshd_config": "UsePAM no\nSubsystem sftp internal-sftp\n",
 			}, List: "%config(noreplace) /etc/pam.d/*\n%config(noreplace) /etc/ssh/sshd_config\n"},
-		},
-		Comps: comps("core", "Core", "Smallest possible installation", []string{"almalinux-release", "bash", "openssh-server", "systemd", "shadow-utils"}, []string{"iputils", "less", "procps-ng"}),
+		}, oddities...),
+		Comps: comps("core", "Core", "Smallest possible installation", []string{"almalinux-release", "bash", "openssh-server", "systemd", "shadow-utils"}, []string{"iputils", "less", "procps-ng"},
+			[2]string{"oddities-doc", "oddities"}, [2]string{"oddities-never", "oddities-later"}),
 	}
 }

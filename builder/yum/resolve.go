@@ -94,7 +94,11 @@ func (e *deadEnd) Error() string { return e.why }
 
 func (s *search) run(wants []*want) error {
 	for _, w := range wants {
-		s.goals = append(s.goals, goal{want: w, cond: w.cond})
+		g := goal{want: w, cond: w.cond}
+		s.goals = append(s.goals, g)
+		if w.cond.Word != "" {
+			s.later = append(s.later, g)
+		}
 	}
 	for {
 		if err := s.forced(); err != nil {

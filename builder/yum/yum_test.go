@@ -100,6 +100,7 @@ func TestSmall(t *testing.T) {
 	cases := []struct{ want, set string }{
 		{"core", "core libc-2.12-2 shell words"},
 		{"@base", "core libc-2.12-2 otherbox shell tools tools-data-1 tools-doc words"},
+		{"@base games", "core games games-doc libc-2.12-2 otherbox shell tools tools-data-1 tools-doc words"},
 		{"tools postbox", "postbox tools tools-data-1"},
 		{"fast", "fast-1-1.i686"},
 		{"fast.i386", "fast-1-1.i386"},

@@ -4,16 +4,24 @@ package builder
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"netroot/builder/check"
+	"netroot/builder/image"
 	"netroot/builder/recipe"
 	"netroot/builder/store"
 )
@@ -119,6 +127,109 @@ func TestE2ERPMFaults(t *testing.T) {
 				t.Errorf("left behind: %q", left)
 			}
 		})
+	}
+}
+
+// TestE2EFailingScriptlet builds an image with a package whose %post fails: rpm goes on, and so does the build, but the image says so.
+func TestE2EFailingScriptlet(t *testing.T) {
+	_, repo, packages := likeEL9(t)
+	r, err := recipe.Find(recipeOf(t, repo, append(packages, "oddities-failing")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := (&Builder{Store: s}).Build(t.Context(), r, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(result.Generation.Dir, "image.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const note = "package oddities-failing-1-1.noarch: its %post scriptlet failed with exit code 3"
+	var manifest struct{ Notes []string }
+	if err := json.Unmarshal(data, &manifest); err != nil || !slices.Contains(manifest.Notes, note) {
+		t.Errorf("%v, notes %q", err, manifest.Notes)
+	}
+	if !slices.ContainsFunc(result.Findings, func(f check.Finding) bool { return strings.Contains(f.Problem, note) }) {
+		t.Errorf("check does not say so: %+v", result.Findings)
+	}
+	// The image has what the packages have, devices and capabilities included.
+	file, err := image.Open(filepath.Join(result.Generation.Dir, store.PartRoot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	info, err := fs.Stat(file.FS(), "usr/lib/oddities/null")
+	if err != nil || info.Mode()&fs.ModeCharDevice == 0 {
+		t.Errorf("/usr/lib/oddities/null: %v, %v", info, err)
+	}
+}
+
+// TestE2EMirrors takes real packages from the second of two mirrors, and, by the lock, from the cache when nobody can be asked any more.
+func TestE2EMirrors(t *testing.T) {
+	_, repo, packages := likeEL9(t)
+	good := httptest.NewServer(http.FileServer(http.Dir(repo.Dir)))
+	defer good.Close()
+	dead := httptest.NewServer(nil)
+	list := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s\n%s\n", dead.URL, good.URL)
+	}))
+	defer list.Close()
+	dead.Close()
+	file := filepath.Join(t.TempDir(), "listed.yaml")
+	text := fmt.Sprintf("name: listed\narch: amd64\nfrom: {yum: {repos: [{name: os, mirrorlist: %s, gpgkey: %s}]}}\npackages: [%s]\n", list.URL, repo.Key, strings.Join(packages, ", "))
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := recipe.Find(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err == nil {
+		err = s.Prepare()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() *yumSource {
+		src, err := (&Builder{Store: s}).yumSource(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.fetcher.Attempts, src.fetcher.Pause = 2, time.Millisecond
+		return src
+	}
+	src := open()
+	pins, err := src.resolve(t.Context())
+	if err == nil {
+		err = src.fetch(t.Context(), pins)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	first := pins.Packages[0]
+	if err := src.fetcher.Cache.Remove(first.Sum()); err != nil {
+		t.Fatal(err)
+	}
+	if err := open().fetch(t.Context(), pins); err != nil {
+		t.Errorf("by the lock: %v", err)
+	}
+	good.Close()
+	list.Close()
+	if err := open().fetch(t.Context(), pins); err != nil {
+		t.Errorf("by the lock, from the cache: %v", err)
+	}
+	if err := src.fetcher.Cache.Remove(first.Sum()); err != nil {
+		t.Fatal(err)
+	}
+	if err := open().fetch(t.Context(), pins); err == nil || !strings.Contains(err.Error(), "repository os: fetch "+list.URL) {
+		t.Errorf("by the lock, with a package missing: %v", err)
 	}
 }
 

@@ -7,12 +7,15 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -181,6 +184,43 @@ func TestMirrors(t *testing.T) {
 		if err := f.Get(t.Context(), items, nil); err != nil {
 			t.Errorf("%s: by the lock: %v", r.Name, err)
 		}
+	}
+}
+
+// TestHTTPS reads a repository by https from a server whose certificate a site's own authority has signed. Go reads the authorities once in a
+// process (SSL_CERT_FILE, crypto/x509), so another one asks.
+func TestHTTPS(t *testing.T) {
+	if base := os.Getenv("NETROOT_TEST_HTTPS"); base != "" {
+		u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "secure", BaseURL: base}}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}, Attempts: 1})
+		if err == nil {
+			_, err = u.Resolve(Want{Packages: []string{"core"}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	srv := httptest.NewUnstartedServer(http.FileServer(http.Dir(dir)))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	authority := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(authority, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(env ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHTTPS$")
+		cmd.Env = append(os.Environ(), append(env, "NETROOT_TEST_HTTPS="+srv.URL)...)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := ask("SSL_CERT_FILE="+authority, "SSL_CERT_DIR=/nowhere"); err != nil {
+		t.Errorf("with the authority: %v\n%s", err, out)
+	}
+	if out, err := ask(); err == nil || !strings.Contains(out, "repository secure: fetch "+srv.URL) || !strings.Contains(out, "certificate signed by unknown authority") {
+		t.Errorf("without it: %v\n%s", err, out)
 	}
 }
 

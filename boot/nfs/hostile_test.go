@@ -186,6 +186,7 @@ func TestMalformed(t *testing.T) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	for served := 0; ; served++ {
+		good.nc.SetDeadline(time.Now().Add(30 * time.Second))
 		good.nfs(1, h).want(t, nfsOK)
 		select {
 		case <-done:

@@ -168,31 +168,11 @@ hosts:
 	event("the machine reports that it is installed", func(e vm.Event) bool { return e.Message == "installed" })
 
 	// The installer has things to do yet: it adds what this hardware is better off with, and writes the initramfs once more.
-	from := len(machine.Console())
 	prompt, cancel := context.WithTimeout(ctx, 25*time.Minute)
 	defer cancel()
-	if _, err := machine.WaitConsole(prompt, from, "Linux version "); err != nil {
-		t.Fatalf("the disk's kernel starts: %v", err)
-	}
-	if err := machine.WaitPrompt(prompt, "debian login:"); err != nil {
-		t.Fatal(err)
-	}
-	since("Debian asks on its console who logs in")
-	if err := machine.Type("root\n"); err != nil {
-		t.Fatal(err)
-	}
-	if err := machine.WaitPrompt(prompt, "Password:"); err != nil {
-		t.Fatal(err)
-	}
-	from = len(machine.Console())
-	if err := machine.Type("ubuntu\nfindmnt -no SOURCE,FSTYPE /; systemctl is-system-running; . /etc/os-release; echo on $VERSION_CODENAME\n"); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"/dev/vda1 ext4", "running", "on trixie"} {
-		if _, err := machine.WaitConsole(prompt, from, want); err != nil {
-			t.Fatal(err)
-		}
-	}
+	loggedIn(t, prompt, machine, "findmnt -no SOURCE,FSTYPE /; systemctl is-system-running --wait; . /etc/os-release; echo on $VERSION_CODENAME",
+		"/dev/vda1 ext4", "running", "on trixie")
+	since("Debian runs from its disk")
 	kernels := 0
 	for _, e := range server.Events() {
 		if e.Message == "read" && strings.HasSuffix(e.File, "/vmlinuz") {
@@ -201,5 +181,24 @@ hosts:
 	}
 	if kernels != 1 {
 		t.Errorf("%d kernels were loaded from the network, want one: the installer runs once", kernels)
+	}
+}
+
+// loggedIn waits until a machine asks who logs in, does so as root, and has a command say what is wanted.
+func loggedIn(t *testing.T, ctx context.Context, machine *vm.Machine, command string, wanted ...string) {
+	t.Helper()
+	for _, step := range []struct{ prompt, answer string }{{"debian login:", "root"}, {"Password:", "ubuntu"}, {"root@debian:~#", command}} {
+		if err := machine.WaitPrompt(ctx, step.prompt); err != nil {
+			t.Fatalf("%v\n%s", err, strings.Join(machine.ConsoleTail(60), "\n"))
+		}
+		if err := machine.Type(step.answer + "\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := len(machine.Console())
+	for _, want := range wanted {
+		if _, err := machine.WaitConsole(ctx, from, want); err != nil {
+			t.Fatalf("%v\n%s", err, strings.Join(machine.ConsoleTail(60), "\n"))
+		}
 	}
 }

@@ -4,6 +4,7 @@ package lock
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -24,15 +25,13 @@ type Package struct {
 	Path    string `json:"path"`             // relative to the repository's mirror, never with a host name
 	Size    int64  `json:"size"`             // bytes
 	SHA256  string `json:"sha256,omitempty"` // hex
+	SHA512  string `json:"sha512,omitempty"` // hex; of packages whose archive tells this instead
 	SHA1    string `json:"sha1,omitempty"`   // hex; of packages whose archive is so old that it tells no SHA-256
 }
 
 // Sum is the checksum that the package is verified by and that names it in the cache.
 func (p Package) Sum() string {
-	if p.SHA256 != "" {
-		return p.SHA256
-	}
-	return p.SHA1
+	return cmp.Or(p.SHA256, p.SHA512, p.SHA1)
 }
 
 // A Lock pins every package of one root.
@@ -103,7 +102,7 @@ func Read(path string) (*Lock, error) {
 		return nil, fmt.Errorf("read lock %s: %w", path, err)
 	}
 	for _, p := range l.Packages {
-		if p.Name == "" || p.Path == "" || len(p.SHA256) != 64 && len(p.SHA1) != 40 || p.Size <= 0 {
+		if p.Name == "" || p.Path == "" || len(p.SHA256) != 64 && len(p.SHA512) != 128 && len(p.SHA1) != 40 || p.Size <= 0 {
 			return nil, fmt.Errorf("read lock %s: package %q lacks a path, a size or a checksum", path, p.Name)
 		}
 	}

@@ -15,9 +15,12 @@ func (u *Universe) Lock(packages []*Package) *lock.Lock {
 	l := &lock.Lock{Arch: u.arch}
 	for _, p := range packages {
 		pin := lock.Package{Name: p.Name, Version: p.EVR.String(), Arch: p.Arch, Repo: p.Repo, Path: p.Path, Size: p.Size}
-		if p.sum.kind == "sha1" {
+		switch p.sum.kind {
+		case "sha1":
 			pin.SHA1 = p.sum.hex
-		} else {
+		case "sha512":
+			pin.SHA512 = p.sum.hex
+		default:
 			pin.SHA256 = p.sum.hex
 		}
 		l.Packages = append(l.Packages, pin)
@@ -57,7 +60,7 @@ func Items(ctx context.Context, cfg Config, f *fetch.Fetcher, pins *lock.Lock, k
 			return nil, fmt.Errorf("package %s was locked from repository %s, which the recipe does not have", p.Name, p.Repo)
 		case err != nil:
 			return nil, fmt.Errorf("package %s: %w", p.Name, err)
-		case p.SHA256 == "" && !repo.Legacy:
+		case p.Sum() == p.SHA1 && !repo.Legacy:
 			return nil, fmt.Errorf("repository %s: %w", p.Repo, weakSum("package "+p.Name+", as it was locked,"))
 		}
 		if bases[p.Repo] == nil && !f.Cache.Holds(p.Sum(), p.Size) {

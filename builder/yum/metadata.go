@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strconv"
 	"strings"
 
@@ -25,7 +26,7 @@ func newDigest(kind, sum string) (digest, error) {
 	if kind == "sha" {
 		kind = "sha1"
 	}
-	size := map[string]int{"sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64}[kind]
+	size := map[string]int{"sha1": 20, "sha256": 32, "sha512": 64}[kind]
 	if size == 0 {
 		return digest{}, fmt.Errorf("checksums of type %q are not accepted", kind)
 	}
@@ -42,6 +43,14 @@ type dataFile struct {
 	sum      digest // of the file as it is served
 	size     int64  // 0 when not told
 	openSize int64
+}
+
+// ext says how the file is compressed, in compress's words.
+func (f dataFile) ext() string {
+	if ext := path.Ext(f.href); ext != ".xml" {
+		return ext
+	}
+	return ""
 }
 
 // repomd is what repomd.xml says.

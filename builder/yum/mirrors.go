@@ -18,7 +18,7 @@ import (
 var strengths = []struct {
 	kind string
 	hash crypto.Hash
-}{{"sha512", crypto.SHA512}, {"sha384", crypto.SHA384}, {"sha256", crypto.SHA256}, {"sha1", crypto.SHA1}}
+}{{"sha512", crypto.SHA512}, {"sha256", crypto.SHA256}, {"sha1", crypto.SHA1}}
 
 // vouches says whether d is the digest of data.
 func (d digest) vouches(data []byte) bool {

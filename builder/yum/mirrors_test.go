@@ -24,6 +24,7 @@ import (
 
 	"netroot/builder/fetch"
 	"netroot/builder/gpgfixture"
+	"netroot/builder/lock"
 	"netroot/builder/pgp"
 )
 
@@ -184,6 +185,71 @@ func TestMirrors(t *testing.T) {
 		if err := f.Get(t.Context(), items, nil); err != nil {
 			t.Errorf("%s: by the lock: %v", r.Name, err)
 		}
+	}
+}
+
+// TestUnmeasured has metadata whose length repomd.xml does not tell, at the second of two mirrors.
+func TestUnmeasured(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), comps)
+	rewrite(t, filepath.Join(dir, "repodata", "repomd.xml"), func(s string) string {
+		return regexp.MustCompile(`<(open-)?size>[0-9]+</(open-)?size>`).ReplaceAllString(s, "")
+	})
+	good := newMirror(t, http.FileServer(http.Dir(dir)))
+	liar := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/repodata/repomd.xml" {
+			http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
+			return
+		}
+		w.Write([]byte("nothing of the kind"))
+	}))
+	open := func(mirrors ...*mirror) (*Universe, error) {
+		lists := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for _, m := range mirrors {
+				fmt.Fprintln(w, m.URL)
+			}
+		}))
+		return Open(t.Context(), Config{Repos: []Repo{{Name: "old", MirrorList: lists.URL}}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
+	}
+	u, err := open(liar, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if packages, err := u.Resolve(Want{Groups: []string{"base"}}); err != nil || len(packages) < 5 {
+		t.Errorf("%v, %v", packages, err)
+	}
+	if _, err := open(liar); err == nil || !strings.Contains(err.Error(), "primary of old") || !strings.Contains(err.Error(), "is not what repomd.xml vouches for with sha256:") {
+		t.Errorf("from the liar alone: %v", err)
+	}
+}
+
+// TestSHA512 locks packages that their repository vouches for with SHA-512, as some do.
+func TestSHA512(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	changePrimary(t, dir, func(s string) string {
+		return regexp.MustCompile(`<checksum type="sha256" pkgid="YES">([0-9a-f]{64})`).ReplaceAllString(s, `<checksum type="sha512" pkgid="YES">$1$1`)
+	})
+	cfg := Config{Repos: []Repo{{Name: "new", BaseURL: "file://" + dir}}, Arch: "i686"}
+	f := &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}}
+	u, err := Open(t.Context(), cfg, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages, err := u.Resolve(Want{Packages: []string{"tools-data"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "new.lock")
+	if err := u.Lock(packages).Write(file); err != nil {
+		t.Fatal(err)
+	}
+	pins, err := lock.Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if items, err := Items(t.Context(), cfg, f, pins, nil); err != nil || len(items) != 1 || len(items[0].Sum) != 128 {
+		t.Errorf("%+v, %v", items, err)
 	}
 }
 

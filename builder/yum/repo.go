@@ -8,6 +8,7 @@
 package yum
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,6 +87,8 @@ func (c Config) expand(s string) (string, error) {
 const (
 	maxRepomd   = 4 << 20
 	maxMetadata = 2 << 30
+
+	maxUnmeasured = 256 << 20 // compressed
 )
 
 // opener reads repositories.
@@ -251,6 +254,9 @@ func (o *opener) open(ctx context.Context, s *source, f dataFile) (io.ReadCloser
 	}
 	item := itemAt(s.bases, f.href)
 	item.Name, item.Size, item.Sum = f.kind+" of "+s.repo.Name, f.size, f.sum.hex
+	if f.size == 0 {
+		return o.unmeasured(ctx, item, f)
+	}
 	var at string
 	if err := o.fetcher.Get(ctx, []fetch.Item{item}, func(_ int, path string) error { at = path; return nil }); err != nil {
 		return nil, err
@@ -259,20 +265,37 @@ func (o *opener) open(ctx context.Context, s *source, f dataFile) (io.ReadCloser
 	if err != nil {
 		return nil, err
 	}
-	ext := path.Ext(f.href)
-	if ext == ".xml" {
-		ext = ""
-	}
 	info, err := file.Stat()
 	var z io.ReadCloser
 	if err == nil {
-		z, err = compress.Open(ctx, file, info.Size(), ext)
+		z, err = compress.Open(ctx, file, info.Size(), f.ext())
 	}
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("open %s: %w", f.href, err)
 	}
 	return metadata{io.LimitReader(z, maxMetadata), z, file}, nil
+}
+
+// unmeasured fetches a file whose length repomd.xml does not tell, which it need not do.
+func (o *opener) unmeasured(ctx context.Context, item fetch.Item, f dataFile) (io.ReadCloser, error) {
+	var failed []error
+	for _, at := range append([]string{item.URL}, item.Also...) {
+		data, err := o.fetcher.Document(ctx, at, maxUnmeasured)
+		if err == nil && !f.sum.vouches(data) {
+			err = fmt.Errorf("fetch %s from %s: it is not what repomd.xml vouches for with %s", item.Name, at, f.sum)
+		}
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		z, err := compress.Open(ctx, bytes.NewReader(data), int64(len(data)), f.ext())
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", f.href, err)
+		}
+		return metadata{io.LimitReader(z, maxMetadata), z, io.NopCloser(nil)}, nil
+	}
+	return nil, errors.Join(failed...)
 }
 
 func weakSum(what string) error {

@@ -95,7 +95,7 @@ func Parse(file string, data []byte) (doc *Document, err error) {
 			doc, err = whole("cannot be parsed as YAML: %v", r)
 		}
 	}()
-	tokens := lexer.Tokenize(text)
+	tokens := flowTexts(lexer.Tokenize(text))
 	if t := tooDeep(tokens); t != nil {
 		return nil, Join(d.at(tokenPosition(t), "more than %d levels of nesting", maxNesting))
 	}

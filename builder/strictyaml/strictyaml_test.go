@@ -48,6 +48,8 @@ func TestDecode(t *testing.T) {
 		"name: a b # c\ncount: -12\nport: 0\non: true\n":                      {Name: "a b", Count: -12, Port: &port, On: true},
 		"mode: 0644\nmac: 002038033760\n":                                     {Mode: "0644", MAC: []string{"002038033760"}},
 		"mode: true\nmac: [00:20:38:03:37:6c, 12]\n":                          {Mode: "true", MAC: []string{"00:20:38:03:37:6c", "12"}},
+		"{name: a, mac: [00:20:38:03:37:6c, 00:20:38:03:37:6e]}\n":            {Name: "a", MAC: []string{"00:20:38:03:37:6c", "00:20:38:03:37:6e"}},
+		"{mac: [10:20, true:x,\n  a:b:c , http://x:80/], list: [path: /a]}\n": {MAC: []string{"10:20", "true:x", "a:b:c", "http://x:80/"}, List: []inner{{Path: "/a"}}},
 		"words: [a, 'b', \"c\\td\"]\nkind: green\n":                           {Words: []string{"a", "b", "c\td"}, Kind: "green"},
 		"name: |\n  one\n  two\nwords:\n- x\n-  y\n":                          {Name: "one\ntwo\n", Words: []string{"x", "y"}},
 		"name: >-\n  one\n  two\n":                                            {Name: "one two"},
@@ -93,6 +95,8 @@ func TestErrors(t *testing.T) {
 		"inner: {size: 1}":            "f.yaml:1:8: no \"path\", which must be given here\n    inner: {size: 1}\n           ^",
 		"list: [a]":                   "f.yaml:1:8: a text, where a mapping with the keys path, size belongs\n    list: [a]\n           ^",
 		"list: {path: a}":             "f.yaml:1:7: a mapping, where a list of mappings belongs\n    list: {path: a}\n          ^",
+		"{mac: [1, a: b]}":            "f.yaml:1:11: a mapping, where a text belongs\n    {mac: [1, a: b]}\n              ^",
+		"{mac: [1, \"a\":b]}":         "f.yaml:1:11: a mapping, where a text belongs\n    {mac: [1, \"a\":b]}\n              ^",
 		"mac: {a: b}":                 "f.yaml:1:6: a mapping, where a text belongs\n    mac: {a: b}\n         ^",
 		"kind: gren":                  "f.yaml:1:7: \"gren\" is not one of red, green\n    kind: gren\n          ^\ndid you mean \"green\"?",
 		"words:\n":                    "f.yaml:1:1: no value\n    words:\n    ^\ngive it a list, or take the key away",
@@ -241,7 +245,7 @@ func TestWords(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
 		"name: x\nwords: [a, b]\n", "inner: {path: a, size: 1}\nlist:\n- path: b\n", "name: &a x\nkind: *a\n", "a: |\n  b\n", "? a\n: b\n", "name: 'a\n  b'\n",
-		"a:\n- - - b\n", "<<: {a: b}\n", "!!str a: b\n", "%YAML 1.2\n---\nname: x\n", "name: >+\n\n  x\n\n", "mac: 1:2\npin: x\n",
+		"a:\n- - - b\n", "<<: {a: b}\n", "!!str a: b\n", "%YAML 1.2\n---\nname: x\n", "name: >+\n\n  x\n\n", "mac: 1:2\npin: x\n", "{mac: [1:2, a: b, 'c':d], words: [x:y:z]}\n",
 	} {
 		f.Add([]byte(s))
 	}

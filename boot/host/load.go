@@ -216,6 +216,9 @@ func (l *loader) network(p *Policy, i int, e *networkEntry) {
 }
 
 func (l *loader) cmdline(at string, list []string) {
+	if err := strictyaml.KernelParameters(list); err != nil {
+		l.at(at+".cmdline", "%v", err)
+	}
 	for k, s := range list {
 		if err := strictyaml.KernelParameter(s); err != nil {
 			l.at(fmt.Sprintf("%s.cmdline[%d]", at, k), "%v", err)

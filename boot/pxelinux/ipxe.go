@@ -30,18 +30,13 @@ func (m Menu) IPXEScript(base string) (string, error) {
 		m.choose(&b)
 	}
 	for i, e := range m.Entries {
-		cmdline, err := e.cmdline(0)
+		cmdline, err := e.ipxeCmdline()
 		if err != nil {
 			return "", err
-		}
-		// "${" would be expanded by iPXE. The name initrd= is for kernels started as EFI programs.
-		if strings.Contains(cmdline, "${") {
-			return "", fmt.Errorf("write iPXE script: the command line of %s holds ${, which iPXE would expand", e.Label)
 		}
 		initrd := ""
 		if e.Initrd != "" {
 			initrd = fmt.Sprintf("initrd --name initrd.img %s%s || goto failed\n", base, e.Initrd)
-			cmdline = "initrd=initrd.img " + cmdline
 		}
 		fmt.Fprintf(&b, ":e%d\nkernel %s%s %s BOOTIF=01-${netX/mac:hexhyp} || goto failed\n", i, base, e.Kernel, cmdline)
 		b.WriteString(initrd + "boot || goto failed\n")
@@ -64,6 +59,21 @@ func (m Menu) IPXEScript(base string) (string, error) {
 		b.WriteString(":local\n" + leave)
 	}
 	return b.String(), nil
+}
+
+// ipxeCmdline is what follows the name of the kernel.
+func (e Entry) ipxeCmdline() (string, error) {
+	cmdline, err := e.cmdline(0)
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(cmdline, "${") {
+		return "", fmt.Errorf("write iPXE script: the command line of %s holds ${, which iPXE would expand", e.Label)
+	}
+	if e.Initrd != "" { // the name initrd= is for kernels started as EFI programs
+		cmdline = "initrd=initrd.img " + cmdline
+	}
+	return cmdline, nil
 }
 
 // choose writes the menu: iPXE has no submenus, so what belongs in one stands under its title. An iPXE built without menus

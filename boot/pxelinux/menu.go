@@ -56,6 +56,30 @@ type Menu struct {
 	Serial string
 }
 
+// Usable returns the menu without the entries that the loader or the kernel would garble or cut, so that one bad image spoils
+// nobody's menu, and why each of them is left out. base is as for Text; ipxe says that IPXEScript is to write it.
+func (m Menu) Usable(base string, ipxe bool) (Menu, []error) {
+	var left []error
+	var good []Entry
+	for _, e := range m.Entries {
+		_, err := e.cmdline(len(base))
+		if ipxe {
+			_, err = e.ipxeCmdline()
+		}
+		if err != nil {
+			left = append(left, err)
+			continue
+		}
+		good = append(good, e)
+	}
+	if len(left) > 0 && len(good) == 0 {
+		m.Note = left[0].Error()
+		m.Local, m.Direct = true, false
+	}
+	m.Entries = good
+	return m, left
+}
+
 // serial is the port that shows the menu, "" for none.
 func (m Menu) serial() string {
 	if m.Serial == noSerial {

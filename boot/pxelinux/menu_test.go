@@ -143,3 +143,43 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// One entry that cannot be started spoils neither the menu nor the machines that it is not for.
+func TestUsable(t *testing.T) {
+	long, dollar := entry("long@1", "", strings.Repeat("x", maxCmdline)), entry("dollar@1", "", "x=${net0/ip}")
+	good := entry("good@1", "")
+	for name, c := range map[string]struct {
+		entries []Entry
+		ipxe    bool
+		want    string
+		left    int
+	}{
+		"iPXE":          {[]Entry{dollar, good, long}, true, "good@1", 2},
+		"pxelinux":      {[]Entry{long, dollar, good}, false, "dollar@1 good@1", 1},
+		"nothing bad":   {[]Entry{good}, true, "good@1", 0},
+		"only bad ones": {[]Entry{long, dollar}, true, "", 2},
+	} {
+		m, left := Menu{Title: "netroot", Entries: c.entries, Direct: len(c.entries) == 1}.Usable("http://10.0.0.1/", c.ipxe)
+		var labels []string
+		for _, e := range m.Entries {
+			labels = append(labels, e.Label)
+		}
+		if strings.Join(labels, " ") != c.want || len(left) != c.left || m.Direct != (len(c.entries) == 1) {
+			t.Errorf("%s: %v, left out %v", name, labels, left)
+		}
+		write := m.Text
+		if c.ipxe {
+			write = m.IPXEScript
+		}
+		text, err := write("http://10.0.0.1/")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name == "only bad ones" && (!strings.Contains(text, "write boot entry long@1") || !strings.Contains(text, "sanboot")) {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+	if m, _ := (Menu{Direct: true, Entries: []Entry{long}}).Usable("", false); m.Direct || !m.Local || m.Note == "" {
+		t.Errorf("a machine's own image: %+v", m)
+	}
+}

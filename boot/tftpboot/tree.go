@@ -18,11 +18,9 @@
 package tftpboot
 
 import (
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -32,7 +30,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"netroot/boot/host"
 	"netroot/boot/pxelinux"
@@ -81,7 +78,7 @@ type Tree struct {
 	HTTPPort int
 	// ISO opens the ISO of a generation; nil serves none.
 	ISO func(store.Generation) (*image.Image, error)
-	// Log hears of machines whose image cannot be found; nil is silent.
+	// Log hears of machines whose image cannot be found, and of entries that no menu can have; nil is silent.
 	Log *slog.Logger
 }
 
@@ -236,7 +233,7 @@ func (v *view) config(m host.Machine) (string, error) {
 	if d.Loader == httpLoader && v.tree.HTTPPort != 0 {
 		base = v.tree.base(d.Server)
 	}
-	return menu.Text(base)
+	return v.usable(m, menu, base, false).Text(base)
 }
 
 func (v *view) script(m host.Machine, name string) (fs.File, error) {
@@ -246,7 +243,7 @@ func (v *view) script(m host.Machine, name string) (fs.File, error) {
 		return nil, err
 	}
 	base := v.tree.base(d.Server)
-	text, err := menu.IPXEScript(base)
+	text, err := v.usable(m, menu, base, true).IPXEScript(base)
 	if err != nil {
 		return nil, err
 	}
@@ -262,11 +259,22 @@ func (v *view) grub(m host.Machine, name string) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := menu.GRUBConfig(m.MAC)
+	text, err := v.usable(m, menu, "", false).GRUBConfig(m.MAC)
 	if err != nil {
 		return nil, err
 	}
 	return memFile(name, text), nil
+}
+
+// usable leaves out what cannot be started, and tells of it.
+func (v *view) usable(m host.Machine, menu pxelinux.Menu, base string, ipxe bool) pxelinux.Menu {
+	menu, left := menu.Usable(base, ipxe)
+	for _, err := range left {
+		if v.tree.Log != nil {
+			v.tree.Log.Warn("left out", "service", "menu", "mac", m.MAC.String(), "reason", err.Error())
+		}
+	}
+	return menu
 }
 
 // base is the URL of the tree.
@@ -416,31 +424,3 @@ func (t *Tree) Cmdline(server netip.Addr, g store.Generation, d host.Decision) [
 	args = append(args, g.Manifest.Cmdline...)
 	return append(args, d.Cmdline...)
 }
-
-// A text is a generated file.
-type text struct {
-	*bytes.Reader
-	name string
-}
-
-func memFile(name, content string) fs.File {
-	return &text{bytes.NewReader([]byte(content)), name}
-}
-
-func (f *text) Stat() (fs.FileInfo, error) { return textInfo{f.name, f.Reader.Size()}, nil }
-func (f *text) Close() error               { return nil }
-
-var _ io.ReadSeeker = (*text)(nil)
-
-// textInfo has no modification time: the text may be another one the next time.
-type textInfo struct {
-	name string
-	size int64
-}
-
-func (i textInfo) Name() string       { return i.name }
-func (i textInfo) Size() int64        { return i.size }
-func (i textInfo) Mode() fs.FileMode  { return 0o444 }
-func (i textInfo) ModTime() time.Time { return time.Time{} }
-func (i textInfo) IsDir() bool        { return false }
-func (i textInfo) Sys() any           { return nil }

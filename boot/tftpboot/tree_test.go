@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -127,6 +128,26 @@ func TestConfigurations(t *testing.T) {
 	tree.HTTPPort = 0
 	if got := tree.ScriptURL(server, alpha); got != "tftp://10.0.0.1/ipxe/01-00-20-38-03-37-6c" {
 		t.Error(got)
+	}
+}
+
+// An image of before, whose command line a loader would garble, is in nobody's menu, and said to be missing there.
+func TestBadCommandLine(t *testing.T) {
+	tree, st := newTree(t)
+	var told bytes.Buffer
+	tree.Log = slog.New(slog.NewTextHandler(&told, nil))
+	publish(t, st, "bad", store.Manifest{Created: time.Now(), Cmdline: []string{"x=${net0/ip}"}})
+	publish(t, st, "worse", store.Manifest{Created: time.Now(), Cmdline: []string{strings.Repeat("x", 2000)}})
+	fsys := tree.FS(server, host.Machine{})
+	for name, want := range map[string]string{"boot.ipxe": "kernel http://10.0.0.1:8080/slc68/1/vmlinuz ", "pxelinux.cfg/default": "KERNEL bad/1/vmlinuz\n", "grub/grub.cfg": "linux /bad/1/vmlinuz "} {
+		told.Reset()
+		text := read(t, fsys, name)
+		if !strings.Contains(text, want) || strings.Contains(text, "worse/1") || strings.Contains(text, "bad/1") != (name != "boot.ipxe") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+		if !strings.Contains(told.String(), `msg="left out" service=menu`) || !strings.Contains(told.String(), "worse@1") {
+			t.Errorf("%s: told %s", name, &told)
+		}
 	}
 }
 

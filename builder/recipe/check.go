@@ -251,6 +251,9 @@ func (c *checker) lists() {
 	c.each("$.packages", c.Packages, func(s string) error { return match(s, name, "the name of a package") })
 	c.word("$.kernel.version", c.Kernel.Version, versionRE, "the release of a kernel, as uname -r says it")
 	c.each("$.kernel.cmdline", c.Kernel.Cmdline, strictyaml.KernelParameter)
+	if err := strictyaml.KernelParameters(c.Kernel.Cmdline); err != nil {
+		c.at("$.kernel.cmdline", "%v", err)
+	}
 }
 
 // noDots reports a path that climbs.

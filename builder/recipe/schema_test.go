@@ -124,7 +124,7 @@ func TestSchemaAndLoadAgreeOnSingleFaults(t *testing.T) {
 	for _, fault := range []string{
 		"banana: 1", "hostname: a_b", "hostname: -a", "hostname: [a]", `hostname: ""`, "include: ../x.yaml", "include: a/../x.yaml",
 		"root: {writable: maybe}", "root: {size: 0%}", "root: {size: 101%}", "root: {sizes: 5%}",
-		"kernel: {cmdline: quiet}", "kernel: {cmdline: [a b]}", `kernel: {cmdline: [""]}`,
+		"kernel: {cmdline: quiet}", "kernel: {cmdline: [a b]}", "kernel: {cmdline: ['x=${y}']}", `kernel: {cmdline: [""]}`,
 		"files: [{content: a}]", "files: [{path: /a}]", "files: [{path: a, content: a}]", "files: [{path: /a/, content: a}]",
 		"files: [{path: /a/../b, content: a}]", "files: [{path: /.., content: a}]", "files: [{path: /a, content: a, source: b}]",
 		"files: [{path: /a, content: a, mode: rw-}]", `files: [{path: /a, content: a, mode: "9"}]`, "files: [{path: /a, content: a, owner: me}]",

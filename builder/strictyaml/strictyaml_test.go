@@ -226,8 +226,8 @@ func TestWords(t *testing.T) {
 	}{
 		{ImageName, []string{"a", "debian-12", "slc6.8-v7768", "0"}, []string{"", "-a", ".a", "A", "a_b", "a/b", "a@1", "menu", "ignore", "local", "x.c32", "pxelinux.0", "lpxelinux.0", "ipxe", "v1", strings.Repeat("a", 64)}},
 		{HostName, []string{"a", "A-1", "a.b.example", "1"}, []string{"", "-a", "a-", "a..b", ".a", "a.", "a_b", "a b", strings.Repeat("a", 64), strings.Repeat("a.", 33) + "a"}},
-		{KernelParameter, []string{"quiet", "console=ttyS0,115200", `dyndbg="file a +p"`, "ip=dhcp", "rd.shell"},
-			[]string{"", "a b", "a\nb", `a"b`, "root=/dev/sda", "initrd=x", "netroot.image=x", "BOOTIF=x", "nfsroot=x"}},
+		{KernelParameter, []string{"quiet", "console=ttyS0,115200", `dyndbg="file a +p"`, "ip=dhcp", "rd.shell", "a=$b", `a="$b $"c`, "a{b}", "$a$"},
+			[]string{"", "a b", "a\nb", `a"b`, "a=${b}", `a="x $${b}"`, `"${"`, "root=/dev/sda", "initrd=x", "netroot.image=x", "BOOTIF=x", "nfsroot=x"}},
 	} {
 		for _, s := range c.good {
 			if err := c.check(s); err != nil {
@@ -239,6 +239,15 @@ func TestWords(t *testing.T) {
 				t.Errorf("%q is accepted", s)
 			}
 		}
+	}
+}
+
+func TestKernelParameters(t *testing.T) {
+	if err := KernelParameters([]string{"quiet", strings.Repeat("x", maxParameters-6)}); err != nil {
+		t.Error(err)
+	}
+	if err := KernelParameters([]string{"quiet", strings.Repeat("x", maxParameters-5)}); err == nil || !strings.Contains(err.Error(), "1201 bytes") {
+		t.Error(err)
 	}
 }
 

@@ -15,8 +15,8 @@ const (
 	// HostNamePattern is RFC 1123 section 2.1: letters, digits and hyphens, no hyphen at either end of a label.
 	HostNamePattern = `^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`
 	// ParameterPattern is one kernel parameter: no white space, except between double quotes, which the kernel honours
-	// (lib/cmdline.c, next_arg).
-	ParameterPattern = `^([^\s"]|"[^"\n\r]*")+$`
+	// (lib/cmdline.c, next_arg). Nor is there a ${ in it: iPXE takes it for a variable.
+	ParameterPattern = `^([^\s"$]|\$+[^\s"${]|\$*"([^"\n\r$]|\$+[^"\n\r${])*\$*")+\$*$`
 )
 
 // maxHostName is HOST_NAME_MAX of Linux: sethostname(2) refuses more.
@@ -64,6 +64,9 @@ func KernelParameter(s string) error {
 	if s == "" {
 		return errors.New("an empty kernel parameter")
 	}
+	if strings.Contains(s, "${") {
+		return fmt.Errorf("%q holds ${, which iPXE takes for a variable of its own", s)
+	}
 	if !parameterRE.MatchString(s) {
 		if strings.ContainsAny(s, " \t\n") {
 			return fmt.Errorf("%q is more than one kernel parameter: write each as an item of its own", s)
@@ -75,6 +78,17 @@ func KernelParameter(s string) error {
 	case key == "root", key == "nfsroot", key == "initrd", key == "BOOTIF", key == "BOOT_IMAGE",
 		key == "netroot.image", key == "netroot.hostname":
 		return fmt.Errorf("%s= is written by netroot itself, for each generation and machine", key)
+	}
+	return nil
+}
+
+// maxParameters leaves room for what netroot itself writes into the 2047 bytes that x86 kernels keep of a command line.
+const maxParameters = 1200
+
+// KernelParameters says what is wrong with a list of kernel parameters as a whole, if anything.
+func KernelParameters(list []string) error {
+	if n := len(strings.Join(list, " ")); n > maxParameters {
+		return fmt.Errorf("kernel parameters of %d bytes: beside those of netroot there is room for %d, and kernels cut what is longer", n, maxParameters)
 	}
 	return nil
 }

@@ -103,6 +103,7 @@ func (c *cli) doctor(ctx context.Context, d *doctor.Doctor, interfaces []string,
 	d.Forgot = live.Recall(s.StateDir())
 	d.Store, d.Policy, d.Decide, d.Ports = s, live.Policy(), live.Decide, doctor.Ports(ports)
 	d.Tree = (&boot.Server{Store: s, Policy: live, Ports: ports}).Tree()
+	d.Tree.Log = c.logger(c.stderr)
 	d.DHCP = proxydhcp.Config{Script: d.Tree.ScriptURL}
 	findings, err := d.Run(ctx)
 	if err != nil {

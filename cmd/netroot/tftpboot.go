@@ -47,6 +47,7 @@ until this is run again after the installation; do so before the machine boots, 
 			}
 			policy = policy.Knowing(install.OpenLedger(s.StateDir()).IsInstalled)
 			tree := (&boot.Server{Store: s, Policy: host.Fixed(policy), Ports: ports}).Tree()
+			tree.Log = c.logger(c.stderr)
 			done, err := tree.Write(cmd.Context(), args[0], address, policy.Machines())
 			if err != nil {
 				return err

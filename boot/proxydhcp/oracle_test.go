@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -161,7 +162,7 @@ func bothLoaders(arch uint16) string {
 	return efi(arch)
 }
 
-// tshark is a third reader of every golden packet.
+// tshark is a third reader of every golden packet, and of the answers to the packets of firmwares.
 func TestTsharkReadsEveryReply(t *testing.T) {
 	need.Root(t)
 	need.Tools(t, "tshark")
@@ -169,12 +170,33 @@ func TestTsharkReadsEveryReply(t *testing.T) {
 	pcap := filepath.Join(dir, "replies.pcap")
 	b := []byte{0xa1, 0xb2, 0xc3, 0xd4, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 101} // link type 101: raw IP
 	var names []string
+	questions := map[string]question{}
 	for name, q := range quirks {
+		questions[name] = q.question
+	}
+	files, err := filepath.Glob("testdata/clients/*.hex")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no packets", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".hex")
+		for kind, c := range map[string]Config{"loader": {Loader: bothLoaders}, "script": {Loader: bothLoaders, Script: scripts}} {
+			q := fixture(t, name)
+			q.config = c
+			questions["client "+name+", "+kind] = q
+		}
+	}
+	silent := 0
+	for name, q := range questions {
 		req, err := Parse(q.packet)
 		if err != nil {
 			t.Fatal(err)
 		}
 		a, err := Reply(req, decision, here, q.from, q.role, q.config)
+		if errors.Is(err, ErrSilent) && strings.HasPrefix(name, "client ") {
+			silent++
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,6 +220,9 @@ func TestTsharkReadsEveryReply(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if silent != 4 { // two packets that are not for a proxy
+		t.Errorf("%d packets of clients are not answered", silent)
+	}
 	if len(lines) != len(names) {
 		t.Fatalf("%d packets, tshark shows %d:\n%s", len(names), len(lines), out)
 	}

@@ -40,6 +40,15 @@ func (f *Fetcher) Document(ctx context.Context, url string, max int64) ([]byte, 
 	return data, nil
 }
 
+// DocumentOnce is Document without a second try: for whoever has another server to ask.
+func (f *Fetcher) DocumentOnce(ctx context.Context, url string, max int64) ([]byte, error) {
+	data, err := f.document(ctx, url, max)
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s: %w", redact(url), err)
+	}
+	return data, nil
+}
+
 func (f *Fetcher) document(ctx context.Context, url string, max int64) ([]byte, error) {
 	if !strings.HasPrefix(url, "http:") && !strings.HasPrefix(url, "https:") {
 		body, _, err := f.open(ctx, url, 0)

@@ -275,7 +275,7 @@ func (f *Fetcher) retry(ctx context.Context, name string, try func() error) erro
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !temporary(err) {
+		if !Temporary(err) {
 			return err
 		}
 		if n >= attempts {
@@ -294,10 +294,10 @@ func (f *Fetcher) retry(ctx context.Context, name string, try func() error) erro
 	}
 }
 
-// temporary says whether another try may help.
-func temporary(err error) bool {
+// Temporary says whether another try may help.
+func Temporary(err error) bool {
 	if all, ok := errors.AsType[*nowhere](err); ok {
-		return slices.ContainsFunc(all.errs, temporary)
+		return slices.ContainsFunc(all.errs, Temporary)
 	}
 	if _, ok := errors.AsType[*badPart](err); ok {
 		return true

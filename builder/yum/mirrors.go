@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"netroot/builder/fetch"
 )
 
 // strengths are the digests that a metalink may vouch with, the best first. MD5 is not among them: anybody can forge it.
@@ -30,6 +32,69 @@ func (d digest) vouches(data []byte) bool {
 		}
 	}
 	return false
+}
+
+// A documenter fetches a file whose digest is not known.
+type documenter func(ctx context.Context, url string, max int64) ([]byte, error)
+
+// find reads a repository at the first of its mirrors whose repomd.xml is right and leads to files that are there. The files
+// may come from any of them: their digests are known.
+func (o *opener) find(ctx context.Context, repo *Repo) (*source, error) {
+	bases, accept, err := o.bases(ctx, repo)
+	if err != nil {
+		return nil, err
+	}
+	failed, busy := make([]error, len(bases)), make([]bool, len(bases))
+	try := func(i int, document documenter) (*source, error) {
+		s := &source{repo: repo, bases: slices.Concat(bases[i:], bases[:i])}
+		failed[i] = o.read(ctx, s, accept, func(ctx context.Context, url string, max int64) ([]byte, error) {
+			data, err := document(ctx, url, max)
+			busy[i] = err != nil && fetch.Temporary(err)
+			return data, err
+		})
+		if failed[i] == nil {
+			return s, nil
+		}
+		if len(bases) > 1 {
+			o.log.Warn("mirror passed over", "repository", repo.Name, "mirror", bases[i], "reason", failed[i])
+		}
+		return nil, context.Cause(ctx)
+	}
+	// Where there are several, each is asked once before any is waited for.
+	for i := range bases {
+		document := o.fetcher.DocumentOnce
+		if len(bases) == 1 {
+			document = o.fetcher.Document
+		}
+		if s, err := try(i, document); s != nil || err != nil {
+			return s, err
+		}
+	}
+	for i := range bases {
+		if len(bases) > 1 && busy[i] {
+			if s, err := try(i, o.fetcher.Document); s != nil || err != nil {
+				return s, err
+			}
+		}
+	}
+	if n := len(failed) - 3; n > 0 {
+		failed = append(failed[:3], fmt.Errorf("and nothing better at %d more mirrors", n))
+	}
+	return nil, errors.Join(failed...)
+}
+
+// read reads what the first mirror of a source says; document fetches repomd.xml.
+func (o *opener) read(ctx context.Context, s *source, accept []digest, document documenter) (err error) {
+	if s.md, err = o.repomd(ctx, s.repo, s.bases[0], accept, document); err != nil {
+		return err
+	}
+	if err = o.primary(ctx, s); err == nil {
+		s.groups, err = o.groups(ctx, s)
+	}
+	if err != nil {
+		return fmt.Errorf("at %s: %w", s.bases[0], err)
+	}
+	return nil
 }
 
 // bases lists where a repository may be, the best first, and the digests of which its repomd.xml must have one: no digests

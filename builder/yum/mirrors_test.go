@@ -20,41 +20,12 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"netroot/builder/fetch"
-	"netroot/builder/gpgfixture"
-	"netroot/builder/lock"
-	"netroot/builder/pgp"
 )
-
-// weaken makes a repository one whose files are vouched for by SHA-1, as on EL6.
-func weaken(t *testing.T, dir string) {
-	t.Helper()
-	md := filepath.Join(dir, "repodata", "repomd.xml")
-	for _, name := range []string{"primary.xml.gz", "filelists.xml.gz"} {
-		data, err := os.ReadFile(filepath.Join(dir, "repodata", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		rewrite(t, md, func(s string) string {
-			return strings.Replace(s, fmt.Sprintf(`<checksum type="sha256">%x`, sha256.Sum256(data)), fmt.Sprintf(`<checksum type="sha">%x`, sha1.Sum(data)), 1)
-		})
-	}
-}
-
-func TestWeakSums(t *testing.T) {
-	dir := t.TempDir()
-	writeRepo(t, dir, small(t), "")
-	weaken(t, dir)
-	u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "el6", BaseURL: "file://" + dir, Legacy: true}}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := u.Resolve(Want{Packages: []string{"core"}}); err != nil {
-		t.Error(err)
-	}
-}
 
 // A mirror is a server of a folder that counts what it is asked for.
 type mirror struct {
@@ -188,6 +159,47 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
+// TestBusyMirrors waits for a mirror only when no other has what is asked for.
+func TestBusyMirrors(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	files := http.FileServer(http.Dir(dir))
+	good := newMirror(t, files)
+	var asked atomic.Int64
+	busy := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) <= 3 {
+			http.Error(w, "later", http.StatusServiceUnavailable)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
+	login := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "<html>log in</html>") }))
+	for _, c := range []struct {
+		mirrors []*mirror
+		from    *mirror
+		asked   int64 // the busy one, for repomd.xml, until something was found
+	}{{[]*mirror{busy, login, good}, good, 1}, {[]*mirror{busy, login}, busy, 4}} {
+		asked.Store(0)
+		busy.asked, login.asked = map[string]int{}, map[string]int{}
+		lists := newMirror(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for _, m := range c.mirrors {
+				fmt.Fprintln(w, m.URL)
+			}
+		}))
+		u, err := Open(t.Context(), Config{Repos: []Repo{{Name: "busy", MirrorList: lists.URL}}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}, Pause: time.Millisecond})
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		if got := u.Mirrors()["busy"][0]; got != c.from.URL || int64(busy.asked["/repodata/repomd.xml"]) != c.asked {
+			t.Errorf("taken from %s, not %s; the busy one was asked %d times, not %d", got, c.from.URL, busy.asked["/repodata/repomd.xml"], c.asked)
+		}
+		if n := login.asked["/repodata/repomd.xml"]; n != 1 {
+			t.Errorf("the one with a login page was asked %d times", n)
+		}
+	}
+}
+
 // TestUnmeasured has metadata whose length repomd.xml does not tell, at the second of two mirrors.
 func TestUnmeasured(t *testing.T) {
 	dir := t.TempDir()
@@ -220,36 +232,6 @@ func TestUnmeasured(t *testing.T) {
 	}
 	if _, err := open(liar); err == nil || !strings.Contains(err.Error(), "primary of old") || !strings.Contains(err.Error(), "is not what repomd.xml vouches for with sha256:") {
 		t.Errorf("from the liar alone: %v", err)
-	}
-}
-
-// TestSHA512 locks packages that their repository vouches for with SHA-512, as some do.
-func TestSHA512(t *testing.T) {
-	dir := t.TempDir()
-	writeRepo(t, dir, small(t), "")
-	changePrimary(t, dir, func(s string) string {
-		return regexp.MustCompile(`<checksum type="sha256" pkgid="YES">([0-9a-f]{64})`).ReplaceAllString(s, `<checksum type="sha512" pkgid="YES">$1$1`)
-	})
-	cfg := Config{Repos: []Repo{{Name: "new", BaseURL: "file://" + dir}}, Arch: "i686"}
-	f := &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}}
-	u, err := Open(t.Context(), cfg, f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	packages, err := u.Resolve(Want{Packages: []string{"tools-data"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "new.lock")
-	if err := u.Lock(packages).Write(file); err != nil {
-		t.Fatal(err)
-	}
-	pins, err := lock.Read(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if items, err := Items(t.Context(), cfg, f, pins, nil); err != nil || len(items) != 1 || len(items[0].Sum) != 128 {
-		t.Errorf("%+v, %v", items, err)
 	}
 }
 
@@ -354,85 +336,5 @@ func TestMetalinkVouches(t *testing.T) {
 		case u.Mirrors()["linked"][0] != c.base:
 			t.Errorf("%s: taken from %s", c.name, u.Mirrors()["linked"])
 		}
-	}
-}
-
-// TestSignedRepo has metadata signed by gpg as today, and as in the days of EL6.
-func TestSignedRepo(t *testing.T) {
-	dir := t.TempDir()
-	writeRepo(t, dir, small(t), "")
-	md := filepath.Join(dir, "repodata", "repomd.xml")
-	data, err := os.ReadFile(md)
-	if err != nil {
-		t.Fatal(err)
-	}
-	modern, other := gpgfixture.New(t, "gpg", "RSA", 2048), gpgfixture.New(t, "gpg", "RSA", 2048)
-	rsa, dsa := gpgfixture.New(t, "gpg1", "RSA", 2048), gpgfixture.New(t, "gpg1", "DSA", 1024)
-	sign := func(k *gpgfixture.Key, args ...string) []byte { return k.Detach(t, data, append(args, "--armor")...) }
-	const old = "write legacy: true"
-	for _, c := range []struct {
-		name      string
-		signature []byte
-		by        *gpgfixture.Key
-		legacy    bool
-		says      string
-	}{
-		{"good", sign(modern, "--digest-algo", "SHA256"), modern, false, ""},
-		{"good, legacy allowed", sign(modern, "--digest-algo", "SHA256"), modern, true, ""},
-		{"of something else", modern.Detach(t, append(data, ' '), "--armor"), modern, false, "repomd.xml is not as it was signed"},
-		{"of something else, legacy", rsa.Detach(t, append(data, ' '), "--armor", "--digest-algo", "SHA1", "--force-v3-sigs"), rsa, true, "repomd.xml is not as it was signed"},
-		{"another's", sign(other), modern, false, "none is in keyring"},
-		{"junk", []byte("<html>log in</html>"), modern, false, "repomd.xml"},
-		{"RSA SHA-1", sign(rsa, "--digest-algo", "SHA1"), rsa, false, old},
-		{"RSA SHA-1, legacy", sign(rsa, "--digest-algo", "SHA1"), rsa, true, ""},
-		{"DSA SHA-1", sign(dsa, "--digest-algo", "SHA1"), dsa, false, old},
-		{"DSA SHA-1, legacy", sign(dsa, "--digest-algo", "SHA1"), dsa, true, ""},
-		{"version 3 RSA SHA-1", sign(rsa, "--digest-algo", "SHA1", "--force-v3-sigs"), rsa, false, old},
-		{"version 3 RSA SHA-1, legacy", sign(rsa, "--digest-algo", "SHA1", "--force-v3-sigs"), rsa, true, ""},
-		{"version 3 DSA SHA-1, legacy", sign(dsa, "--digest-algo", "SHA1", "--force-v3-sigs"), dsa, true, ""},
-	} {
-		if err := os.WriteFile(md+".asc", c.signature, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		keys, err := pgp.ReadKeyring(c.by.Public)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := Repo{Name: "signed", BaseURL: "file://" + dir, Keys: keys, SignedRepo: true, Legacy: c.legacy}
-		_, err = Open(t.Context(), Config{Repos: []Repo{r}, Arch: "i686"}, &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}})
-		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "repository signed")) {
-			t.Errorf("%s: %v\nwant %q", c.name, err, c.says)
-		}
-	}
-}
-
-// TestWeakPackageSums has packages that only SHA-1 vouches for in metadata that SHA-256 does.
-func TestWeakPackageSums(t *testing.T) {
-	dir := t.TempDir()
-	writeRepo(t, dir, small(t), "")
-	changePrimary(t, dir, func(s string) string {
-		return regexp.MustCompile(`<checksum type="sha256" pkgid="YES">[0-9a-f]{24}`).ReplaceAllString(s, `<checksum type="sha" pkgid="YES">`)
-	})
-	cfg := Config{Repos: []Repo{{Name: "el6", BaseURL: "file://" + dir, Legacy: true}}, Arch: "i686"}
-	f := &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}}
-	u, err := Open(t.Context(), cfg, f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	packages, err := u.Resolve(Want{Packages: []string{"tools-data"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pins := u.Lock(packages)
-	if items, err := Items(t.Context(), cfg, f, pins, nil); err != nil || len(items) != 1 || len(items[0].Sum) != 40 {
-		t.Fatalf("%+v, %v", items, err)
-	}
-	cfg.Repos[0].Legacy = false
-	const says = "is vouched for by SHA-1 only, which can be forged: if the repository is as old as that, write legacy: true beside it in the recipe"
-	if _, err := Open(t.Context(), cfg, f); err == nil || !strings.Contains(err.Error(), "repository el6: at file://"+dir+": package core-1-1.i686 "+says) {
-		t.Errorf("%v", err)
-	}
-	if _, err := Items(t.Context(), cfg, f, pins, nil); err == nil || !strings.Contains(err.Error(), "package tools-data, as it was locked, "+says) {
-		t.Errorf("by the lock: %v", err)
 	}
 }

@@ -149,53 +149,9 @@ func Open(ctx context.Context, cfg Config, f *fetch.Fetcher) (*Universe, error) 
 	return u, o.files(ctx, u)
 }
 
-// find reads a repository at the first of its mirrors whose repomd.xml is right and leads to files that are there. The files
-// may come from any of them: their digests are known.
-func (o *opener) find(ctx context.Context, repo *Repo) (*source, error) {
-	bases, accept, err := o.bases(ctx, repo)
-	if err != nil {
-		return nil, err
-	}
-	var failed []error
-	for i, base := range bases {
-		s := &source{repo: repo, bases: slices.Concat(bases[i:], bases[:i])}
-		err := o.read(ctx, s, accept)
-		if err == nil {
-			return s, nil
-		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if len(failed) < 3 {
-			failed = append(failed, err)
-		}
-		if len(bases) > 1 {
-			o.log.Warn("mirror passed over", "repository", repo.Name, "mirror", base, "reason", err)
-		}
-	}
-	if n := len(bases) - len(failed); n > 0 {
-		failed = append(failed, fmt.Errorf("and nothing better at %d more mirrors", n))
-	}
-	return nil, errors.Join(failed...)
-}
-
-// read reads what the first mirror of a source says.
-func (o *opener) read(ctx context.Context, s *source, accept []digest) (err error) {
-	if s.md, err = o.repomd(ctx, s.repo, s.bases[0], accept); err != nil {
-		return err
-	}
-	if err = o.primary(ctx, s); err == nil {
-		s.groups, err = o.groups(ctx, s)
-	}
-	if err != nil {
-		return fmt.Errorf("at %s: %w", s.bases[0], err)
-	}
-	return nil
-}
-
-func (o *opener) repomd(ctx context.Context, repo *Repo, base string, accept []digest) (*repomd, error) {
+func (o *opener) repomd(ctx context.Context, repo *Repo, base string, accept []digest, document documenter) (*repomd, error) {
 	address := base + "/repodata/repomd.xml"
-	data, err := o.fetcher.Document(ctx, address, maxRepomd)
+	data, err := document(ctx, address, maxRepomd)
 	if err != nil {
 		if fetch.NotFound(err) {
 			err = fmt.Errorf("%w (is that the folder that has repodata in it?)", err)
@@ -206,7 +162,7 @@ func (o *opener) repomd(ctx context.Context, repo *Repo, base string, accept []d
 		return nil, fmt.Errorf("%s is none that the metalink vouches for: the mirror is out of date, or lies", address)
 	}
 	if repo.SignedRepo {
-		signature, err := o.fetcher.Document(ctx, address+".asc", maxRepomd)
+		signature, err := document(ctx, address+".asc", maxRepomd)
 		if fetch.NotFound(err) {
 			return nil, fmt.Errorf("repomd.xml has no signature, and the recipe asks for one (repo_gpgcheck): %w", err)
 		}

@@ -12,7 +12,7 @@ func (c *cli) lockCommand() *cobra.Command {
 		Use:   "lock RECIPE",
 		Short: "Write or refresh the lock file beside a recipe",
 		Long: `Resolves the recipe to exact packages and writes their names, versions, paths below the mirror, sizes and SHA-256
-(SHA-1 where a repository marked legacy: true has nothing better, as on EL6) to a file beside the recipe: site.yaml gets site.lock.
+(SHA-512 or, on EL6, SHA-1 where a repository tells that instead) to a file beside the recipe: site.yaml gets site.lock.
 'netroot build --locked' then builds exactly these, from the cache as long as it has them.
 
 A copied system is brought up to date in the store and pinned as a whole; 'build --locked' refuses one that has changed since,

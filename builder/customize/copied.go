@@ -229,15 +229,14 @@ func (c *copiedRoot) udevRules() error {
 
 // logs makes the files that login programs only write to when they are there (EL6; elsewhere tmpfiles.d has them).
 func (c *copiedRoot) logs() error {
-	if !c.exists("/var/log") {
-		return nil
-	}
 	utmp, _ := c.group("utmp")
-	for name, mode := range map[string]uint32{"wtmp": 0o664, "btmp": 0o600, "lastlog": 0o664} {
-		if name = "/var/log/" + name; !c.exists(name) {
-			if err := c.write(name, strings.NewReader(""), attributes{mode: mode, gid: utmp}); err != nil {
-				return err
-			}
+	for name, mode := range map[string]uint32{"/var/log/wtmp": 0o664, "/var/log/btmp": 0o600, "/var/log/lastlog": 0o664, "/var/run/utmp": 0o664} {
+		// Where /var/run is a link, it leads to what is made at boot.
+		if c.exists(name) || c.link(path.Dir(name)) != "" || !c.exists(path.Dir(name)) {
+			continue
+		}
+		if err := c.write(name, strings.NewReader(""), attributes{mode: mode, gid: utmp}); err != nil {
+			return err
 		}
 	}
 	return nil

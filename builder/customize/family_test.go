@@ -198,10 +198,11 @@ files:
 }
 
 // A copy's network file systems survive the whole way, first copied, then applied.
-func TestEL6CopyKeepsNetworkFileSystems(t *testing.T) {
+func TestEL6Copy(t *testing.T) {
 	files := el6()
 	files["etc/fstab"] = "/dev/mapper/vg-root / ext4 defaults 1 1\nfileserver:/home /home nfs rw,hard 0 0\n//nas/data /data cifs credentials=/etc/nas 0 0\n" +
 		"proc\t/proc/ proc hidepid=2 0 0\n# the last\ntmpfs /dev/shm tmpfs size=100m 0 0"
+	files["var/run/"], files["var/log/"] = "", ""
 	r := grow(t, files)
 	rec := copyRecipe(t, "new}}\nroot: {writable: bind}")
 	if _, err := r.copied(rec); err != nil {
@@ -215,6 +216,9 @@ func TestEL6CopyKeepsNetworkFileSystems(t *testing.T) {
 		"devpts  /dev/pts  devpts  gid=5,mode=620  0 0\nsysfs   /sys      sysfs   defaults        0 0\n"
 	if got := r.read(t, "/etc/fstab"); got != want {
 		t.Errorf("fstab holds\n%s\nwant\n%s", got, want)
+	}
+	if !r.exists("/var/run/utmp") || !r.exists("/var/log/wtmp") {
+		t.Error("who logs in is written down nowhere")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"netroot/boot/vm"
+	"netroot/builder/need"
 )
 
 // The vendor's configuration touches a file early, the user's late; the four documents are not the same for every machine. The network's
@@ -119,6 +120,80 @@ except Exception as e: print(e)'`, "HTTP Error 403: Forbidden")
 	})
 }
 
+// An asker is the router of a lab, as a machine that boots.
+type asker struct {
+	lab *vm.Lab
+	mac string
+}
+
+func newAsker(t *testing.T) *asker {
+	t.Helper()
+	a := &asker{lab: openLab(t, vm.Config{})}
+	if err := a.lab.Do(vm.NSRouter, func() error {
+		card, err := net.InterfaceByName("eth0")
+		if err == nil {
+			a.mac = card.HardwareAddr.String()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// configuration is where pxelinux would find what to boot.
+func (a *asker) configuration() string {
+	return "tftp://10.77.0.3/pxelinux.cfg/01-" + strings.ReplaceAll(a.mac, ":", "-")
+}
+
+// run returns what a program says there.
+func (a *asker) run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p, err := a.lab.Start(vm.NSRouter, cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	return out.String()
+}
+
+// Documents that a recipe does not give are there and empty: what is missing cloud-init asks for ten times.
+func TestE2ESeedsAreWhole(t *testing.T) {
+	t.Parallel()
+	b := needBench(t)
+	need.Tools(t, "curl")
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"kernel": "kernel", "initrd": "initrd",
+		"r.yaml": "name: e2e-whole\narch: amd64\nfrom: {netboot: {kernel: {path: kernel}, initrd: {path: initrd}}}\nautoinstall:\n  user-data: |\n    #cloud-config\n    autoinstall:\n      version: 1\n      user-data: {}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gen := b.build(t, filepath.Join(dir, "r.yaml"), "e2e-whole")
+	a := newAsker(t)
+	policy := fmt.Sprintf("default: ignore\nhosts:\n  - {name: asker, mac: %q, image: e2e-whole, boot: once}\n", a.mac)
+	if _, err := a.lab.Serve(t.Context(), vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy, Args: []string{"--no-dhcp"}}); err != nil {
+		t.Fatal(err)
+	}
+	seed := "http://10.77.0.3/seed/" + gen.Ref() + "/asker/"
+	if got := a.run(t, "curl", "-sS", "-m", "20", a.configuration()); !strings.Contains(got, "autoinstall ds=nocloud-net;s="+seed) {
+		t.Errorf("the configuration is %s", got)
+	}
+	for _, name := range []string{"meta-data", "vendor-data", "network-config"} {
+		if got := a.run(t, "curl", "-sS", "-m", "20", "-w", "status %{http_code}, %{size_download} bytes", seed+name); got != "status 200, 0 bytes" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if got := a.run(t, "curl", "-sS", "-m", "20", seed+"user-data"); !strings.HasPrefix(got, "#cloud-config\n") || !strings.Contains(got, "/v1/installed") {
+		t.Errorf("user-data: %s", got)
+	}
+}
+
 // What is known of a machine outlives a server that is killed: that it began to boot, and that it is installed. The machine is the
 // router, which asks with curl.
 func TestE2ESeedsSurviveKill(t *testing.T) {
@@ -136,20 +211,13 @@ func TestE2ESeedsSurviveKill(t *testing.T) {
 	gen := b.build(t, filepath.Join(dir, "r.yaml"), "e2e-seed")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	lab := openLab(t, vm.Config{})
-	var card *net.Interface
-	if err := lab.Do(vm.NSRouter, func() (err error) {
-		card, err = net.InterfaceByName("eth0")
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	policy := fmt.Sprintf("default: ignore\nhosts:\n  - {name: asker, mac: %q, image: e2e-seed, boot: once, vars: {word: for-asker}}\n", card.HardwareAddr)
+	a := newAsker(t)
+	policy := fmt.Sprintf("default: ignore\nhosts:\n  - {name: asker, mac: %q, image: e2e-seed, boot: once, vars: {word: for-asker}}\n", a.mac)
 	config := filepath.Join(dir, "netroot.yaml")
 	if err := os.WriteFile(config, []byte(policy), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	server, err := lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy, Args: []string{"--no-dhcp"}})
+	server, err := a.lab.Serve(ctx, vm.ServerConfig{Program: b.program, Store: b.store, Policy: policy, Args: []string{"--no-dhcp"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,20 +230,12 @@ func TestE2ESeedsSurviveKill(t *testing.T) {
 	}
 	curl := func(want string, args ...string) {
 		t.Helper()
-		var out bytes.Buffer
-		cmd := exec.Command("curl", append([]string{"-sS", "-m", "20", "-w", " status %{http_code}"}, args...)...)
-		cmd.Stdout, cmd.Stderr = &out, &out
-		p, err := lab.Start(vm.NSRouter, cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		<-p.Done()
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("curl %v: %q, want %q", args, out.String(), want)
+		if got := a.run(t, "curl", append([]string{"-sS", "-m", "20", "-w", " status %{http_code}"}, args...)...); !strings.Contains(got, want) {
+			t.Errorf("curl %v: %q, want %q", args, got, want)
 		}
 	}
 	seed := "http://10.77.0.3/seed/" + gen.Ref() + "/asker/preseed.cfg"
-	boot := "tftp://10.77.0.3/pxelinux.cfg/01-" + strings.ReplaceAll(card.HardwareAddr.String(), ":", "-")
+	boot := a.configuration()
 	const report = "http://10.77.0.3/v1/installed"
 	netroot := func(args ...string) {
 		t.Helper()
@@ -203,7 +263,7 @@ func TestE2ESeedsSurviveKill(t *testing.T) {
 	curl("url="+seed, boot)
 	curl("d-i a/b string for-asker", seed)
 	for _, e := range server.Events() {
-		if strings.HasPrefix(e.File, "seed/") && (e.MAC != card.HardwareAddr.String() || !strings.Contains(e.Raw, `"host":"asker"`)) {
+		if strings.HasPrefix(e.File, "seed/") && (e.MAC != a.mac || !strings.Contains(e.Raw, `"host":"asker"`)) {
 			t.Errorf("who asked is not in the record: %s", e.Raw)
 		}
 	}

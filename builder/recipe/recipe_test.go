@@ -244,7 +244,7 @@ func TestDigest(t *testing.T) {
 	other("arch", load(strings.Replace(base, "amd64\n", "i686\n", 1), "one"))
 }
 
-// What the README shows can be pasted, with a key of one's own.
+// What the README shows can be pasted, with keys of one's own.
 func TestREADME(t *testing.T) {
 	data, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -256,13 +256,13 @@ func TestREADME(t *testing.T) {
 			continue
 		}
 		text = strings.Replace(text, "AAAA…", "AAAAC3NzaC1lZDI1NTE5AAAAILoENZGm7dc5k8BjL4BJJw5LlmELrpd4kqbdh7ruLcDM", 1)
-		r, err := LoadFS(fstest.MapFS{"r.yaml": {Data: []byte(text)}}, "r.yaml")
+		r, err := LoadFS(fstest.MapFS{"r.yaml": {Data: []byte(text)}, "RPM-GPG-KEY-AlmaLinux-9": {}, "site.asc": {}}, "r.yaml")
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
 		shown[r.Name] = r
 	}
-	if len(shown) < 3 || shown["site"] == nil || shown["twin"] == nil {
+	if len(shown) < 4 || shown["site"] == nil || shown["twin"] == nil || shown["node"] == nil {
 		t.Fatalf("it shows %v", shown)
 	}
 	// EL6's kernel has no overlayfs, and check refuses an image that asks for it.

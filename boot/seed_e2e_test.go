@@ -48,7 +48,7 @@ autoinstall:
       second: {match: {macaddress: {{printf "%q" .Vars.second}}}, addresses: [10.78.0.99/24]}
 `
 
-// cloud-init itself starts a machine by what it is told under the seed's URL.
+// cloud-init itself starts a machine by what it is told under the seed's URL, which comes through pxelinux with its semicolon.
 func TestE2ECloudInit(t *testing.T) {
 	t.Parallel()
 	b := needBench(t)
@@ -61,7 +61,7 @@ func TestE2ECloudInit(t *testing.T) {
 	defer cancel()
 	lab := openLab(t, vm.Config{Networks: []netip.Prefix{vm.DefaultNetwork, netip.MustParsePrefix("10.78.0.0/24")}, Names: map[string]string{secretName: secretAddress}})
 	s := &site{lab: lab, patience: 10 * time.Minute}
-	s.serve(t, b, vm.Policy(vm.DefaultMAC.String(), "clouded", gen.Image)+"    vars: {word: of the host}\n")
+	s.serve(t, b, "ipxe: pxelinux\n"+vm.Policy(vm.DefaultMAC.String(), "clouded", gen.Image)+"    vars: {word: of the host}\n")
 	s.boot(t, vm.MachineConfig{Networks: []int{0, 1}})
 	s.await(t, gen, 0, s.machine.PowerOn)
 
@@ -71,6 +71,12 @@ func TestE2ECloudInit(t *testing.T) {
 		if !strings.Contains(status, want) {
 			t.Errorf("cloud-init does not say %q", want)
 		}
+	}
+	s.expect(t, "grep -o 'ds=[^ ]*' /proc/cmdline", `ds=nocloud;s=http://10\.77\.0\.3/seed/`+gen.Ref()+`/clouded/`)
+	if !slices.ContainsFunc(s.server.Events(), func(e vm.Event) bool {
+		return e.Service == "tftp" && e.Message == "read" && e.File == "pxelinux.cfg/01-52-54-00-6e-72-01"
+	}) {
+		t.Error("pxelinux has not read the machine's configuration")
 	}
 	s.expect(t, "cat /run/seed-user /run/seed-other; ls /run/seed-vendor /run/seed-ran", "of the hostof the recipe/run/seed-ran\n/run/seed-vendor")
 	s.expect(t, "cloud-init query v1.instance_id v1.local_hostname 2>/dev/null || cloud-init query --format '{{v1.instance_id}} {{v1.local_hostname}}'", "clouded-of-"+gen.Ref()+" clouded-17")

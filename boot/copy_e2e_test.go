@@ -181,7 +181,7 @@ func TestE2ECopy(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	two := &site{lab: lab, server: server}
+	two := &site{lab: lab, server: server, mac: twinMAC}
 	from := len(server.Events())
 	if two.machine, err = lab.Boot(vm.MachineConfig{Spec: vm.Spec{MAC: twinMAC}}); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,7 +168,8 @@ type site struct {
 	lab      *vm.Lab
 	server   *vm.Server
 	machine  *vm.Machine
-	patience time.Duration // until a machine is up; 0 is 6 minutes
+	patience time.Duration    // until a machine is up; 0 is 6 minutes
+	mac      net.HardwareAddr // of the machine; nil when it is the only one
 }
 
 // serve starts the program in the lab, with the bench's store and this policy.
@@ -191,8 +193,14 @@ func (s *site) await(t *testing.T, gen store.Generation, from int, since time.Ti
 		case <-ctx.Done():
 		}
 	}()
-	_, err := s.server.WaitEvent(ctx, from, func(e vm.Event) bool { return e.Message == "stage" && e.Stage == "up" })
-	timeline := vm.Assemble(since, vm.DefaultMAC.String(), s.machine.Console(), s.server.Events())
+	mac := vm.DefaultMAC.String()
+	if s.mac != nil {
+		mac = s.mac.String()
+	}
+	_, err := s.server.WaitEvent(ctx, from, func(e vm.Event) bool {
+		return e.Message == "stage" && e.Stage == "up" && (s.mac == nil || e.MAC == mac)
+	})
+	timeline := vm.Assemble(since, mac, s.machine.Console(), s.server.Events())
 	t.Logf("%s\n%s", gen.Ref(), timeline)
 	if err != nil {
 		t.Fatalf("not up: %v\n%s", err, strings.Join(s.machine.ConsoleTail(40), "\n"))

@@ -132,8 +132,8 @@ ip -o link show lo up | { read -r _ lo _ || lo=; echo "up: $lo"; }
 	return string(out)
 }
 
-// The site's own failure: a root made of packages booted, and resolved no name, where a copy of an installed system did. check names
-// the cause before the boot, and what every build adds by itself cures it.
+// The site's own failure without a machine (TestE2ENotes boots one): a root made of packages resolves no name. check names the cause, and
+// what every build adds by itself cures it. The names are asked for in the root, in a network whose DNS server alone knows one of them.
 func TestE2EResolve(t *testing.T) {
 	t.Parallel()
 	needBench(t)

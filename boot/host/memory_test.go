@@ -110,3 +110,34 @@ func TestMemoryWithoutAFile(t *testing.T) {
 		t.Error("a folder that is not there was written to")
 	}
 }
+
+// Who only looks reads what a server keeps, and changes nothing of it.
+func TestRecall(t *testing.T) {
+	p, err := Parse("netroot.yaml", []byte(byUUID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	live := Fixed(p)
+	if err := live.Recall(filepath.Join(dir, "none")); err != nil {
+		t.Errorf("a server that keeps nothing: %v", err)
+	}
+	const kept = "02:00:00:00:00:01 58b41815-581e-c62a-d4e2-f44d30606469\n02:00:00:00:00:02 58b4"
+	file := filepath.Join(dir, "uuids")
+	if err := os.WriteFile(file, []byte(kept), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := live.Recall(dir); err != nil {
+		t.Fatal(err)
+	}
+	if d := live.Decide(Machine{MAC: mac("02:00:00:00:00:01")}); d.Name != "board" {
+		t.Errorf("what is kept: %+v", d)
+	}
+	live.Decide(Machine{MAC: mac("02:00:00:00:00:09"), UUID: "58b41815-581e-c62a-d4e2-f44d30606469"})
+	if data, err := os.ReadFile(file); err != nil || string(data) != kept {
+		t.Errorf("the file is now %q, %v", data, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "none")); !os.IsNotExist(err) {
+		t.Errorf("a folder was made: %v", err)
+	}
+}

@@ -133,7 +133,7 @@ func TestE2ENotes(t *testing.T) {
 	two.expect(t, "ls /sys/class/net; ip -o link show lo up | grep -c .; ls /var/run/sshd.pid /var/log/messages 2>/dev/null || echo gone", "eth0\nlo\n1\ngone")
 	// Every file of every package, with its digest, read over NFS.
 	began := time.Now()
-	if out := two.run(t, 5*time.Minute, "rpm -Va 2>&1 || :"); !regexp.MustCompile(`^`+changed+`$`).MatchString(out) {
+	if out := two.run(t, 5*time.Minute, "rpm -Va 2>&1 || :"); !regexp.MustCompile(`^` + changed + `$`).MatchString(out) {
 		t.Errorf("rpm -Va says\n%s", out)
 	}
 	t.Logf("rpm -Va: %.1f s", time.Since(began).Seconds())

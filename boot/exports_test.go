@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"netroot/builder/image"
+	"netroot/builder/need"
 	"netroot/builder/store"
 )
 
@@ -95,6 +96,7 @@ func TestExports(t *testing.T) {
 // A server that was started again finds the images of the handles that machines still hold, and does not call an image
 // gone only because it looked for another one a moment ago.
 func TestExportsAfterRestart(t *testing.T) {
+	need.Patience(t)
 	s := openStore(t)
 	a, b := publish(t, s, "a", "a"), publish(t, s, "b", "b")
 	idA, err := imageID(a)

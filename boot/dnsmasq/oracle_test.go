@@ -34,6 +34,7 @@ const quiet = 250 * time.Millisecond
 // same machines would, on both networks, as far as the file that they load: each listed one, the disabled ones, and one that no
 // file names; the firmware's own ROM and iPXE.
 func TestBehavesTheSame(t *testing.T) {
+	need.Patience(t)
 	lab := openLab(t)
 	for _, file := range []string{"two-networks", "tags", "menu"} {
 		t.Run(file, func(t *testing.T) {

@@ -225,6 +225,7 @@ const (
 
 // What is found on a network, with servers of another make, and without any.
 func TestNetworks(t *testing.T) {
+	need.Patience(t)
 	s := openSite(t)
 	alpha := net.HardwareAddr{2, 0, 0, 0, 0, 7}
 	const (
@@ -354,6 +355,7 @@ func TestPorts(t *testing.T) {
 
 // Rules that the kernel took, as nft shows them.
 func TestFirewall(t *testing.T) {
+	need.Patience(t)
 	s := openSite(t, "nft")
 	const all = "ok: lets machines in on all ports"
 	chain := func(policy string, rules ...string) string {

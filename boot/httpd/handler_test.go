@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"netroot/builder/need"
 )
 
 type events struct {
@@ -199,6 +201,7 @@ func TestUnreadableFile(t *testing.T) {
 
 // A client that hangs up is told as such, and a client that says nothing is not waited for when the server stops.
 func TestClientsThatStop(t *testing.T) {
+	need.Patience(t)
 	dir := t.TempDir()
 	f, err := os.Create(filepath.Join(dir, "big"))
 	if err != nil {

@@ -76,6 +76,7 @@ func (w withPieces) Open(name string) (fs.File, error) {
 
 // The bytes of a file leave by sendfile(2), as strace sees it, and so do those of one that is a part of another.
 func TestSendfileSystemCall(t *testing.T) {
+	need.Patience(t)
 	t.Run("file", func(t *testing.T) { testSendfile(t, "initrd.img", 0) })
 	t.Run("part of a file", func(t *testing.T) { testSendfile(t, "initrd.img.piece", pieceStart) })
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"netroot/boot/crowd"
+	"netroot/builder/need"
 )
 
 var malformed = flag.Int("malformed", 30_000, "how many malformed records and datagrams TestMalformed sends")
@@ -37,6 +38,7 @@ func from(t testing.TB, source, addr string) (net.Conn, error) {
 // Ten thousand connections of one machine that never say anything, and then those of a hundred machines: another one is served, and
 // what they cost is bounded.
 func TestSilentConnections(t *testing.T) {
+	need.Patience(t)
 	var limit syscall.Rlimit
 	must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
 	if limit.Cur < 12_000 {
@@ -115,6 +117,7 @@ func mangle(rng *rand.Rand, b []byte) []byte {
 // Malformed records to both services over TCP and datagrams to the portmapper, from clients that do not care for answers: nothing ends, memory stays
 // where it was, and a good client is served all the time.
 func TestMalformed(t *testing.T) {
+	need.Patience(t)
 	r, _ := serveTree(t)
 	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	must(t, err)

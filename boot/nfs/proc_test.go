@@ -60,6 +60,7 @@ func (p *tree) remove() {
 
 // TestWholeTree walks an export by READDIRPLUS, LOOKUP, GETATTR, READLINK and READ, and compares it with the folder it was made of.
 func TestWholeTree(t *testing.T) {
+	need.Patience(t)
 	for _, args := range [][]string{nil, {"--chunksize=4096"}} {
 		r, dir := serveTree(t, args...)
 		c := dial(t, r.addr)

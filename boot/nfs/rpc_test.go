@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"netroot/boot/crowd"
+	"netroot/builder/need"
 )
 
 func TestRPCErrors(t *testing.T) {
@@ -201,6 +202,7 @@ func TestSlowClient(t *testing.T) {
 }
 
 func TestManyClients(t *testing.T) {
+	need.Patience(t)
 	r, _ := serveTree(t)
 	want := pattern(100_003)
 	var wg sync.WaitGroup

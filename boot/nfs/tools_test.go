@@ -23,6 +23,7 @@ import (
 
 // TestLibnfs lets libnfs list the whole tree and read files.
 func TestLibnfs(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "nfs-ls", "nfs-cat")
 	r, dir := serveTree(t)
 	url := func(path string) string {
@@ -135,6 +136,7 @@ func TestShowmount(t *testing.T) {
 
 // TestTshark has Wireshark's dissectors judge every reply.
 func TestTshark(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "tshark", "reordercap", "tcpdump", "nfs-ls")
 	path := planted.image(t)

@@ -62,6 +62,7 @@ func TestFind(t *testing.T) {
 
 // The process is named, also when its parent holds the socket, too.
 func TestOtherProcess(t *testing.T) {
+	need.Patience(t)
 	cmd := exec.Command(need.Tool(t, "python3"), "-c", `import socket,sys
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(("127.0.0.1",0)); print(s.getsockname()[1],flush=True); sys.stdin.read()`)
 	in, err := cmd.StdinPipe()

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/ipv4"
 
 	"netroot/boot/host"
+	"netroot/builder/need"
 )
 
 var malformed = flag.Int("malformed", 100_000, "how many malformed packets to send")
@@ -241,6 +242,7 @@ func spoil(random *rand.Rand, good []byte) []byte {
 // Packets as no client sends them, as fast as they are taken in. Between them a machine that does belong is answered, the
 // server's memory does not grow, and its log stays short.
 func TestMalformedPackets(t *testing.T) {
+	need.Patience(t)
 	s := newSite(t)
 	server := s.serveApart(t)
 	conn := s.socket(t, portClient)

@@ -94,6 +94,7 @@ func TestOtherPorts(t *testing.T) {
 
 // The port is taken: by a process that does not share it, and by one that does.
 func TestPortTaken(t *testing.T) {
+	need.Patience(t)
 	s := newSite(t)
 	need.Tools(t, "dnsmasq", "python3")
 	within(t, s.srv, func() {

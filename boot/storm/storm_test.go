@@ -176,6 +176,7 @@ func site(t testing.TB, folder, policy string, link *vm.Link) (*vm.Lab, *vm.Serv
 
 // Serve is killed while twenty machines are in the middle of their boots, and starts again. Nobody sees an error, and every byte is right.
 func TestKilledUnderTwentyMachines(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "dnsmasq")
 	calls := trace(t)
@@ -221,6 +222,7 @@ func TestKilledUnderTwentyMachines(t *testing.T) {
 
 // Behind a bad cable every boot ends, if late. The files are small and of the calls some are left out: what is waited for is the same.
 func TestBadCable(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "dnsmasq")
 	calls := trace(t)

@@ -93,6 +93,7 @@ func (r *rom) download(blksize, window int, loss float64) []byte {
 }
 
 func TestWindowsAndLoss(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	data := pattern(200 << 10)
 	dir := t.TempDir()
@@ -364,6 +365,7 @@ var malformed = flag.Int("malformed", 100_000, "how many malformed packets TestM
 
 // A flood of packets that mean nothing, or nearly something, on both ports. Memory stays, and others are served.
 func TestMalformedPackets(t *testing.T) {
+	need.Patience(t)
 	data := pattern(100 << 10)
 	l, err := Listen(t.Context(), 0, nil)
 	if err != nil {

@@ -102,6 +102,7 @@ func pattern(n int) []byte {
 }
 
 func TestFilesArriveWhole(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	fsys := fstest.MapFS{}
 	for _, n := range []int{0, 1, 511, 512, 513, 1467, 1468, 1469, 100000} {
@@ -292,6 +293,7 @@ func (broken) Open(string) (fs.File, error) { return nil, errors.New("disk error
 
 // Each address of a machine with several answers for itself, and is what the tree is asked with.
 func TestAnswersFromTheAddressThatWasAsked(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	l, err := Listen(t.Context(), 0, nil)
 	if err != nil {
@@ -324,6 +326,7 @@ func TestAnswersFromTheAddressThatWasAsked(t *testing.T) {
 }
 
 func TestManyClientsAtOnce(t *testing.T) {
+	need.Patience(t)
 	data := pattern(100 << 10)
 	port, _ := serve(t, fstest.MapFS{"vmlinuz": {Data: data}})
 	var wg sync.WaitGroup

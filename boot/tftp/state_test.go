@@ -146,6 +146,7 @@ func FuzzSlot(f *testing.F) {
 // The server is killed in the middle of everything, and its successor goes on: other people's clients do not notice.
 // (atftp would: its socket is connected, and it takes the ICMP error of the moment between the two for the end.)
 func TestKilledAndStartedAgain(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "curl", "tftp")
 	t.Parallel()
 	dir := t.TempDir()

@@ -39,9 +39,7 @@ func openLab(t *testing.T, cfg Config) *Lab {
 // TestStockBoot boots through servers of another make only, up to the kernel's command line prompt of pxelinux:
 // it proves the lab and the machine, not netroot.
 func TestStockBoot(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 10 s")
-	}
+	need.Patience(t)
 	needLab(t, "qemu-system-x86_64")
 	const pxelinux, ldlinux = "/usr/lib/PXELINUX/pxelinux.0", "/usr/lib/syslinux/modules/bios/ldlinux.c32"
 	for _, f := range []string{pxelinux, ldlinux} {

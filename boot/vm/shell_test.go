@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/builder/need"
 )
 
 // startSh runs sh behind a connection, as /init does behind a serial line: after a while, interactive, and on a
@@ -56,6 +58,7 @@ func openPty(t *testing.T) (near, far *os.File) {
 }
 
 func TestShell(t *testing.T) {
+	need.Patience(t)
 	t.Run("pty", func(t *testing.T) {
 		near, far := openPty(t)
 		startSh(t, far, true, 300*time.Millisecond)

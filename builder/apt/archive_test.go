@@ -25,6 +25,7 @@ import (
 
 	"netroot/builder/fetch"
 	"netroot/builder/lock"
+	"netroot/builder/need"
 )
 
 var testNow = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -186,6 +187,7 @@ func (a *archive) sources(t *testing.T, text string) {
 
 // Every form in which an archive may hold its lists.
 func TestArchiveForms(t *testing.T) {
+	need.Patience(t)
 	a := newArchive(t)
 	for name, s := range map[string]suiteSpec{
 		"xz": {}, "gz": {forms: "gz"}, "plain": {forms: "plain"}, "all forms": {forms: "plain gz xz"}, "by hash": {byHash: true}, "by hash gz": {byHash: true, forms: "gz"},

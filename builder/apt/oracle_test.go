@@ -134,9 +134,7 @@ var nextSets = []string{"", "linux-image-amd64 systemd-sysv udev libpam-systemd 
 var oracleTies = []string{"wireguard", "libtesseract-dev", "sa-exim", "kde-telepathy-minimal", "libow-php7"}
 
 func TestOracleAptGet(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs apt-get many times")
-	}
+	need.Patience(t)
 	suite := hostSuite(t)
 	cache := t.TempDir()
 	if suite == "bookworm" { // the release after it, from the same mirror

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"netroot/builder/deb"
+	"netroot/builder/need"
 )
 
 // universe makes one of stanzas written short: "a 1: Depends: b | c; Conflicts: d". The base set is empty unless one says
@@ -117,6 +118,7 @@ func TestResolve(t *testing.T) {
 // Small random universes, in which every set of packages can be tried: the resolver finds a solution exactly when there is
 // one, and what it finds is one.
 func TestResolveAgainstBruteForce(t *testing.T) {
+	need.Patience(t)
 	r := rand.New(rand.NewPCG(3, 4))
 	solvable := 0
 	const rounds = 1500

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	closure "netroot/builder/elf"
+	"netroot/builder/need"
 	"netroot/builder/tree"
 )
 
@@ -90,6 +91,7 @@ func TestNothingWrong(t *testing.T) {
 
 // Each row spoils a good root in one way, which must be found, and nothing else.
 func TestFindings(t *testing.T) {
+	need.Patience(t)
 	libc := func(root fstest.MapFS) string {
 		for name := range root {
 			if path.Base(name) == "libc.so.6" {

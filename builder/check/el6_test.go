@@ -187,6 +187,7 @@ func rpmRoot(t *testing.T) fstest.MapFS {
 }
 
 func TestPackages(t *testing.T) {
+	need.Patience(t)
 	const fix = "install with the root's own rpm"
 	for _, c := range []struct {
 		check, problem string

@@ -176,6 +176,7 @@ func TestNothingIsLeft(t *testing.T) {
 }
 
 func TestKilledParent(t *testing.T) {
+	need.Patience(t)
 	lower, work := newRoot(t), filepath.Join(t.TempDir(), "work")
 	before := mounts(t)
 	cmd := exec.Command("/proc/self/exe")
@@ -283,6 +284,7 @@ func TestExit(t *testing.T) {
 }
 
 func TestSurroundings(t *testing.T) {
+	need.Patience(t)
 	t.Setenv("NETROOT_SECRET", "of the host")
 	s := open(t, Config{Hostname: "built", Date: time.Unix(1700000000, 0)})
 	sh(t, s, "test -c /dev/null && echo x > /dev/null && test -c /dev/pts/ptmx && test -d /proc/1 && test -d /sys/kernel")
@@ -339,6 +341,7 @@ func TestNoServices(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	need.Patience(t)
 	s := open(t, Config{})
 	for _, script := range []string{
 		"sleep 1000",
@@ -372,6 +375,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestDaemonDoesNotBlock(t *testing.T) {
+	need.Patience(t)
 	s := open(t, Config{})
 	start := time.Now()
 	if got := sh(t, s, "(sleep 1000 &); echo done"); got != "done\n" {
@@ -480,6 +484,7 @@ func TestRuns32(t *testing.T) {
 }
 
 func TestOpenErrors(t *testing.T) {
+	need.Patience(t)
 	lower := newRoot(t)
 	work := filepath.Join(t.TempDir(), "work")
 	file := filepath.Join(t.TempDir(), "file")
@@ -515,6 +520,7 @@ func TestOpenErrors(t *testing.T) {
 
 // What a session changed, removals included, can lie under the next one, which leaves it alone.
 func TestLayers(t *testing.T) {
+	need.Patience(t)
 	lower, work := newRoot(t), t.TempDir()
 	s := open(t, Config{Lower: lower, Work: work})
 	sh(t, s, "echo one > /etc/one; echo kept > /etc/kept; mkdir /etc/folder; echo two > /etc/folder/two")

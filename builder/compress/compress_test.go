@@ -14,6 +14,7 @@ import (
 
 // TestXZBlocks checks the parallel decoder against xz itself.
 func TestXZBlocks(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "xz")
 	var plain bytes.Buffer
 	for i := range 40_000 {

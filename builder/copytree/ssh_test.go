@@ -55,6 +55,7 @@ printf '%s\n' "Port $1" "ListenAddress 127.0.0.1" "HostKey $PWD/host" "Authorize
 }
 
 func TestSSH(t *testing.T) {
+	need.Patience(t)
 	dir := smallSystem(t)
 	port, options := sshd(t)
 	c := newCopy(t, "ssh://root@127.0.0.1:"+port+dir)
@@ -81,6 +82,7 @@ func TestSSH(t *testing.T) {
 
 // A connection that is lost costs only the file that was under way.
 func TestSSHBreaksOff(t *testing.T) {
+	need.Patience(t)
 	dir := smallSystem(t)
 	shell(t, dir, `i=0; while [ $i -lt 200 ]; do head -c 200000 /dev/urandom >srv/f$i; i=$((i+1)); done`)
 	port, options := sshd(t)
@@ -156,6 +158,7 @@ func killChild(t *testing.T, host string) {
 
 // Files that change and vanish under the copy, as they do on a machine that runs.
 func TestSSHOfWhatMoves(t *testing.T) {
+	need.Patience(t)
 	dir := smallSystem(t)
 	shell(t, dir, `i=0; while [ $i -lt 60 ]; do head -c 200000 /dev/urandom >srv/f$i; i=$((i+1)); done`)
 	port, options := sshd(t)
@@ -186,6 +189,7 @@ func TestSSHOfWhatMoves(t *testing.T) {
 }
 
 func TestSSHErrors(t *testing.T) {
+	need.Patience(t)
 	port, options := sshd(t)
 	good := "ssh://root@127.0.0.1:" + port
 	for _, c := range []struct {

@@ -16,6 +16,7 @@ import (
 
 // One tree, by every tar that people have, and every compression.
 func TestTar(t *testing.T) {
+	need.Patience(t)
 	dir := smallSystem(t)
 	want := expected(t, dir)
 	work := t.TempDir()

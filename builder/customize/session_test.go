@@ -62,6 +62,7 @@ HOSTNAME='vmegr'
 
 // With the real tools of a real root: users, services, hooks, and netroot's own scripts and units.
 func TestApply(t *testing.T) {
+	need.Patience(t)
 	s := hostSession(t)
 	const hash = "$6$SPjKoh.hFKYQB8fv$toe1O05dDAws7KZ5Ph.SMgaaSwCh86CT0q60KgTimB6MvVgPZrwdA62mELVSB2o25jnadkDEAwdUdrHxSryY6."
 	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILoENZGm7dc5k8BjL4BJJw5LlmELrpd4kqbdh7ruLcDM me@desk"

@@ -34,6 +34,7 @@ var versions = []string{
 }
 
 func TestVersionsAgainstDpkg(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "dpkg")
 	pairs := [][2]string{{"1.0-0", "1.0"}, {"1a", "1+"}, {"1.0~", "1.0-1"}, {"1.0-1-2", "1.0-1-10"}}
 	for _, a := range versions {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/builder/need"
 )
 
 func TestTake(t *testing.T) {
@@ -61,6 +63,7 @@ func TestTake(t *testing.T) {
 
 // A file that nobody touched is not read again; one that was touched is, whatever its time says.
 func TestTakeRemembers(t *testing.T) {
+	need.Patience(t)
 	ctx := context.Background()
 	f := &Fetcher{Cache: Cache{Dir: t.TempDir()}}
 	path := filepath.Join(t.TempDir(), "x.iso")

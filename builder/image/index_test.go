@@ -23,6 +23,7 @@ import (
 )
 
 func TestFormats(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "mkfs.erofs", "fsck.erofs")
 	dir := plant(t)
@@ -47,6 +48,7 @@ func TestFormats(t *testing.T) {
 
 // TestKernel compares with what the kernel shows of the same image.
 func TestKernel(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "mkfs.erofs", "mount")
 	path := mkfs(t, plant(t), "-T1700000000")

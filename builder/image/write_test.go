@@ -32,12 +32,14 @@ func pack(t testing.TB, root string, o Options) (string, Stats) {
 }
 
 func TestWriteNasty(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "fsck.erofs", "mount")
 	compare(t, nasty(t))
 }
 
 func TestWriteReal(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "fsck.erofs", "mount")
 	for _, root := range []string{"/usr/share/zoneinfo", "/etc", "/usr/share/perl5"} {
@@ -181,6 +183,7 @@ func TestWriteExtents(t *testing.T) {
 }
 
 func TestWriteReproducible(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "cp")
 	root := filepath.Join(t.TempDir(), "tree")
 	for i := range 200 {

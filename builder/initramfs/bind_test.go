@@ -46,6 +46,7 @@ func bound(t *testing.T, shell []string, size, folders, script string, prepare f
 
 // What the folders hold is in the copies as it was; they can be written to, the rest cannot.
 func TestBind(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	prepare := func(root string) error {
 		at := func(name string) string { return filepath.Join(root, name) }

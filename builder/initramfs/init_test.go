@@ -51,6 +51,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 
 // Every row is a command line and what must be understood of it: variables, after parsing all of it.
 func TestCommandLine(t *testing.T) {
+	need.Patience(t)
 	const nfs = "root=nfs:10.0.0.3:/debian-12@3:vers=3,proto=tcp,nolock,port=2049,mountport=2049 "
 	rows := []struct {
 		cmdline string
@@ -157,6 +158,7 @@ func fields(s string) []string {
 }
 
 func TestShellFunctions(t *testing.T) {
+	need.Patience(t)
 	for _, shell := range shells(t) {
 		for _, c := range []struct{ script, want string }{
 			{"prefix_of 255.255.255.255", "32"},
@@ -227,6 +229,7 @@ func TestExplainMount(t *testing.T) {
 
 // The scripts are what a machine without a disk depends on: shellcheck reads them too.
 func TestShellcheck(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "shellcheck")
 	if out, err := exec.Command("shellcheck", "-s", "sh", writeInit(t), "dhcp.sh").CombinedOutput(); err != nil {
 		t.Errorf("%s", out)

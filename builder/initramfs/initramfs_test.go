@@ -108,6 +108,7 @@ func cpio(t *testing.T, dir string, archive []byte, args ...string) string {
 }
 
 func TestWrite(t *testing.T) {
+	need.Patience(t)
 	root := hostRoot(t)
 	opt := Options{Root: os.DirFS(root)}
 	var first, second bytes.Buffer
@@ -168,6 +169,7 @@ func TestWrite(t *testing.T) {
 }
 
 func TestWriteCompressionAndModules(t *testing.T) {
+	need.Patience(t)
 	root := hostRoot(t)
 	var out bytes.Buffer
 	rep, err := Write(&out, Options{Root: os.DirFS(root), Compression: "none", Modules: []string{"ext4"}})

@@ -184,6 +184,7 @@ func makeISO(t testing.TB, maker, src, out string, args ...string) {
 
 // Every ISO gives the names, sizes, contents, targets, modes, owners and times that were put into it, and what xorriso takes out of it.
 func TestAgainstXorriso(t *testing.T) {
+	need.Patience(t)
 	for _, c := range isos {
 		t.Run(c.name, func(t *testing.T) {
 			src := sourceTree(t, c.simple)
@@ -263,6 +264,7 @@ func TestAgainstXorriso(t *testing.T) {
 
 // isoinfo lists the files that we find. It shows folders that were moved where they were moved to, so there are none.
 func TestAgainstIsoinfo(t *testing.T) {
+	need.Patience(t)
 	for _, c := range isos {
 		if c.name == "hybrid" {
 			continue
@@ -302,6 +304,7 @@ func TestAgainstIsoinfo(t *testing.T) {
 
 // A file of 5 GiB and three bytes has two extents. The ISO is kept with holes, as it is nearly all zeros.
 func TestHugeFile(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "xorriso")
 	const size = 5<<30 + 3
 	src := t.TempDir()

@@ -29,6 +29,14 @@ func That(t testing.TB, err error) {
 	}
 }
 
+// Patience is for tests that take more than a moment: "go test -short" leaves them out, also where CI is set.
+func Patience(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long: left out by -short")
+	}
+}
+
 // Root is for tests that mount, give files away, change their root or make network namespaces.
 func Root(t testing.TB) {
 	t.Helper()

@@ -264,6 +264,7 @@ func TestKeyrings(t *testing.T) {
 
 // gpg signs, gpgv is the oracle: what it accepts and refuses must be accepted and refused here.
 func TestAgainstGPG(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "gpg", "gpgv")
 	home, err := os.MkdirTemp("", "gpg") // a short path: the agent's socket lies in it
 	if err != nil {

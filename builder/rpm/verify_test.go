@@ -82,6 +82,7 @@ func open(t testing.TB, path string) *File {
 
 // TestPayload compares what is read with what rpm says of the package, for every kind of compression.
 func TestPayload(t *testing.T) {
+	need.Patience(t)
 	program := need.Tool(t, "rpm")
 	for _, payload := range []string{"w9.gzdio", "w7.xzdio", "w7.lzdio", "w9.bzdio", "w19.zstdio"} {
 		path := buildPackage(t, payload)
@@ -142,6 +143,7 @@ func keys(t *testing.T, k *gpgfixture.Key) *pgp.Keyring {
 }
 
 func TestSignatures(t *testing.T) {
+	need.Patience(t)
 	path := buildPackage(t, "w9.gzdio")
 	modern := gpgfixture.New(t, "gpg", "RSA", 2048)
 	rsa := gpgfixture.New(t, "gpg1", "RSA", 2048)

@@ -74,6 +74,7 @@ func installed(t *testing.T, dir, backend string, n int) (path string) {
 // rpm writes a database, and this package finds every package in it, whole. Debian's rpm cannot write ndb; the same headers in a file
 // laid out as rpmpkg.c does it come out again.
 func TestRead(t *testing.T) {
+	need.Patience(t)
 	need.Tools(t, "rpm", "rpmbuild")
 	const n = 14
 	path := installed(t, t.TempDir(), string(SQLite), n)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"netroot/builder/chroot"
+	"netroot/builder/need"
 )
 
 // listing is every path of a folder with all that a session could change of it.
@@ -35,6 +36,7 @@ func listing(t *testing.T, dir string) string {
 }
 
 func TestStartersAreKept(t *testing.T) {
+	need.Patience(t)
 	needRPM(t)
 	dir := t.TempDir()
 	files := buildAll(t, dir, append(base(), spec{name: "more", tags: "Requires: rpm", body: "%files\n"}))
@@ -129,6 +131,7 @@ func TestStartersAreKept(t *testing.T) {
 }
 
 func TestInstalledIsKept(t *testing.T) {
+	need.Patience(t)
 	needRPM(t)
 	dir := t.TempDir()
 	files := buildAll(t, dir, append(base(), spec{name: "more", tags: "Requires: rpm", body: "%post\necho made > /etc/made\n%files\n"}))

@@ -211,6 +211,7 @@ func install(t *testing.T, files []string) (*chroot.Session, []Failure, error) {
 const patience = 20 * time.Second
 
 func TestHangingScriptlet(t *testing.T) {
+	need.Patience(t)
 	needRPM(t)
 	asleep := spec{name: "asleep", tags: "Requires: rpm", body: "%post\necho good night\nkill -STOP $$\n%files\n"}
 	began := time.Now()
@@ -234,6 +235,7 @@ func output(t *testing.T, s *chroot.Session, args ...string) string {
 }
 
 func TestInstall(t *testing.T) {
+	need.Patience(t)
 	needRPM(t)
 	demo := spec{name: "demo", tags: "Requires: rpm\nRequires(pre): bash", install: func(root string) error {
 		os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755)
@@ -311,6 +313,7 @@ f = io.open("/var/lib/lua.log", "w") f:write("lua " .. arg[2] .. "\n") f:close()
 }
 
 func TestFailingPre(t *testing.T) {
+	need.Patience(t)
 	needRPM(t)
 	broken := spec{name: "broken", tags: "Requires: rpm", body: "%pre\necho cannot do that\nexit 7\n%files\n"}
 	_, _, err := install(t, buildAll(t, t.TempDir(), append(base(), broken)))

@@ -23,6 +23,7 @@ const installerInitrd = "/usr/lib/debian-installer/images/12/amd64/text/debian-i
 // What the installer does with its answers at the end, by its own programs in its own initrd: the file goes into its database, and the
 // command out of it is run.
 func TestPreseedByTheInstaller(t *testing.T) {
+	need.Patience(t)
 	need.Root(t)
 	if _, err := os.Stat(installerInitrd); err != nil {
 		need.Missing(t, "debian-installer-12-netboot-amd64 is not installed: %v", err)

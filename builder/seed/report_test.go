@@ -23,6 +23,7 @@ const head = "#cloud-config\nautoinstall:\n  version: 1\n  user-data: {}\n"
 
 // What the reporting command is added to, as PyYAML, cloud-init's own parser, reads it before and after.
 func TestLateCommandByPyYAML(t *testing.T) {
+	need.Patience(t)
 	var names, texts []string // all at once: an interpreter takes its time to start
 	for name, text := range map[string]string{
 		"none":            head,

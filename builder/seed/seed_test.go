@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"netroot/builder/golden"
+	"netroot/builder/need"
 	"netroot/builder/strictyaml"
 )
 
@@ -76,6 +77,7 @@ autoinstall:
 `
 
 func TestRender(t *testing.T) {
+	need.Patience(t)
 	s := one(UserData, ubuntu)
 	s.Vars["disk"] = "/dev/sda"
 	if err := s.Check(); err != nil {

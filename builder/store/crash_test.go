@@ -94,6 +94,7 @@ func helper(t testing.TB, mode, dir string) *exec.Cmd {
 // TestKill kills builds that publish and collect at random moments. Whatever they were doing, there is a current
 // generation with the right bytes, it never goes back, and the next build finds a clean store and a free number.
 func TestKill(t *testing.T) {
+	need.Patience(t)
 	s := testStore(t)
 	publish(t, s, "x", Manifest{})
 	last := 1

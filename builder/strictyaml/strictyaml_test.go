@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"netroot/builder/need"
 )
 
 type config struct {
@@ -180,6 +182,7 @@ func TestReadMissing(t *testing.T) {
 
 // What would take the parser down, or take for ever.
 func TestHostileFiles(t *testing.T) {
+	need.Patience(t)
 	for name, text := range map[string]string{
 		"too large":       strings.Repeat("#", maxSize+1),
 		"flow nesting":    "words: " + strings.Repeat("[", 20_000),

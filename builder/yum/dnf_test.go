@@ -88,6 +88,7 @@ var seeds = []string{
 // TestDNF compares what is resolved with what dnf resolves. Where several packages provide a name and nothing but the order in
 // which libsolv numbers names decides, the sets may differ; then dnf has to find that ours needs nothing added.
 func TestDNF(t *testing.T) {
+	need.Patience(t)
 	packages := debianAsRPM(t, "i686", seeds)
 	dir := t.TempDir()
 	writeRepo(t, dir, packages, "")

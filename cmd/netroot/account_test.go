@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"netroot/boot/vm"
+	"netroot/builder/need"
 )
 
 // After its ports are open, serve is the user netroot with no capability on any thread, and everything still works: answers,
 // transfers, a policy that is read again, and what it remembers.
 func TestServeWithoutPrivileges(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	s := openGuarded(t, "default: ignore\nhosts:\n  - {name: listed, mac: \""+listedMAC+"\", image: debian-12}\n")
 	pid, err := os.ReadFile(s.pid)

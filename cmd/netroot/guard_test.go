@@ -247,6 +247,7 @@ func (s *guarded) logged(t *testing.T, service, client, mac, reason string) {
 
 // With default: ignore, machines that are listed are served, and nobody else, not even a user of the server itself.
 func TestGuard(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	s := openGuarded(t, `default: ignore
 hosts:
@@ -423,6 +424,7 @@ func udp(from, to [4]byte, port uint16, data []byte) []byte {
 
 // With interfaces given, who comes in by another one is refused, whichever address he asks.
 func TestGuardInterfaces(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	s := openGuarded(t, "interfaces: [eth0, eth5]\nhosts:\n  - {name: listed, mac: \""+listedMAC+"\", disabled: true}\n")
 	s.sh(t, vm.NSLab, "ip route add 10.77.0.3/32 via 10.78.0.3 src 10.78.0.151")

@@ -160,6 +160,7 @@ func (s *guarded) load(t *testing.T, url string) string {
 // Each machine is told the server's address on its own network, whichever of its cards asks and wherever it is; all others are
 // ignored, and so are those taken out, until they are put in again.
 func TestTwoNetworks(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	s, policy, store := openAccelerator(t, accelerator)
 	listed := []string{"00:20:38:05:b6:bc", "00:20:38:05:b6:bd", "00:20:38:06:46:ac", "00:20:38:06:46:ad", "00:20:38:06:46:ae",
@@ -221,6 +222,7 @@ func TestTwoNetworks(t *testing.T) {
 // A machine that is listed by its UUID alone tells it by DHCP; what it loads then is asked for by its MAC, also from a server that
 // was started since.
 func TestKnownByUUID(t *testing.T) {
+	need.Patience(t)
 	t.Parallel()
 	s, _, _ := openAccelerator(t, "default: ignore\nhosts:\n  - {name: board, uuid: "+machineUUID+", image: debian-12}\n")
 	server := acceleratorSides[0].server

@@ -103,6 +103,7 @@ func parse(p []byte) (request, error) {
 type terms struct {
 	blksize, window int
 	timeout         int    // seconds between resends at most, 0 when the client did not say
+	sized           bool   // the client was told the size
 	oack            []byte // nil: the first data block is the answer
 }
 
@@ -130,7 +131,7 @@ func negotiate(r request, size int64, limit int) terms {
 			if r.netascii {
 				continue // the size on disk is not that of the transfer; dnsmasq leaves it out, too
 			}
-			value = size
+			value, t.sized = size, true
 		}
 		b = append(append(b, o.name...), 0)
 		b = append(strconv.AppendInt(b, value, 10), 0)

@@ -24,19 +24,19 @@ func TestAcknowledgements(t *testing.T) {
 		want  []action
 		end   int64 // where it is then
 	}{
-		"options, then data":        {1000, terms{512, 1, 0, options}, -1, []uint16{0, 1, 2}, []action{send, send, finished}, 2},
-		"a doubled one":             {5000, terms{512, 1, 0, nil}, 0, []uint16{1, 1, 2, 1, 2}, []action{send, nothing, send, nothing, nothing}, 2},
-		"before any was sent":       {5000, terms{512, 1, 0, nil}, 0, []uint16{0, 2, 9, 65535}, []action{nothing, nothing, nothing, nothing}, 0},
-		"options never doubled":     {5000, terms{512, 4, 0, options}, -1, []uint16{65535, 0}, []action{nothing, send}, 0},
-		"the number rolls over":     {100 << 20, terms{512, 1, 0, nil}, 65534, []uint16{65535, 0, 1}, []action{send, send, send}, 65537},
-		"rolls over in a window":    {100 << 20, terms{512, 16, 0, nil}, 65530, []uint16{10}, []action{send}, 65546},
-		"exactly whole blocks":      {1024, terms{512, 1, 0, nil}, 0, []uint16{1, 2, 3}, []action{send, send, finished}, 3},
-		"nothing in the file":       {0, terms{512, 1, 0, nil}, 0, []uint16{1}, []action{finished}, 1},
-		"a window":                  {10000, terms{512, 8, 0, nil}, 0, []uint16{8, 16, 20}, []action{send, send, finished}, 20},
-		"a gap in a window":         {10000, terms{512, 8, 0, nil}, 0, []uint16{3, 11}, []action{send, send}, 11},
-		"the window's first lost":   {10000, terms{512, 8, 0, nil}, 8, []uint16{8, 8, 8, 16}, []action{send, nothing, nothing, send}, 16},
-		"an old one in a window":    {10000, terms{512, 8, 0, nil}, 8, []uint16{7, 0}, []action{nothing, nothing}, 8},
-		"one that was not sent yet": {10000, terms{512, 8, 0, nil}, 0, []uint16{9}, []action{nothing}, 0},
+		"options, then data":        {1000, terms{blksize: 512, window: 1, timeout: 0, oack: options}, -1, []uint16{0, 1, 2}, []action{send, send, finished}, 2},
+		"a doubled one":             {5000, terms{blksize: 512, window: 1}, 0, []uint16{1, 1, 2, 1, 2}, []action{send, nothing, send, nothing, nothing}, 2},
+		"before any was sent":       {5000, terms{blksize: 512, window: 1}, 0, []uint16{0, 2, 9, 65535}, []action{nothing, nothing, nothing, nothing}, 0},
+		"options never doubled":     {5000, terms{blksize: 512, window: 4, oack: options}, -1, []uint16{65535, 0}, []action{nothing, send}, 0},
+		"the number rolls over":     {100 << 20, terms{blksize: 512, window: 1}, 65534, []uint16{65535, 0, 1}, []action{send, send, send}, 65537},
+		"rolls over in a window":    {100 << 20, terms{blksize: 512, window: 16}, 65530, []uint16{10}, []action{send}, 65546},
+		"exactly whole blocks":      {1024, terms{blksize: 512, window: 1}, 0, []uint16{1, 2, 3}, []action{send, send, finished}, 3},
+		"nothing in the file":       {0, terms{blksize: 512, window: 1}, 0, []uint16{1}, []action{finished}, 1},
+		"a window":                  {10000, terms{blksize: 512, window: 8}, 0, []uint16{8, 16, 20}, []action{send, send, finished}, 20},
+		"a gap in a window":         {10000, terms{blksize: 512, window: 8}, 0, []uint16{3, 11}, []action{send, send}, 11},
+		"the window's first lost":   {10000, terms{blksize: 512, window: 8}, 8, []uint16{8, 8, 8, 16}, []action{send, nothing, nothing, send}, 16},
+		"an old one in a window":    {10000, terms{blksize: 512, window: 8}, 8, []uint16{7, 0}, []action{nothing, nothing}, 8},
+		"one that was not sent yet": {10000, terms{blksize: 512, window: 8}, 0, []uint16{9}, []action{nothing}, 0},
 	} {
 		tr := testTransfer(c.size, c.terms)
 		now := tr.start.Add(time.Second)
@@ -87,7 +87,7 @@ func TestWaits(t *testing.T) {
 
 // A request with a forged address costs somebody at most this: the answer and three more, and then nothing.
 func TestNobodyAnswers(t *testing.T) {
-	tr := testTransfer(1<<20, terms{512, 1, 0, nil})
+	tr := testTransfer(1<<20, terms{blksize: 512, window: 1})
 	now, sent := tr.start, 1
 	for tr.expire(now.Add(tr.wait())) == send {
 		now = now.Add(tr.wait())
@@ -99,7 +99,7 @@ func TestNobodyAnswers(t *testing.T) {
 }
 
 func TestClientGoesSilent(t *testing.T) {
-	tr := testTransfer(1<<20, terms{512, 1, 0, nil})
+	tr := testTransfer(1<<20, terms{blksize: 512, window: 1})
 	now := tr.start.Add(time.Millisecond)
 	tr.ack(1, now)
 	since := now
@@ -109,7 +109,7 @@ func TestClientGoesSilent(t *testing.T) {
 	if got := now.Sub(since); got < silence-maxWait || got > silence+maxWait {
 		t.Errorf("given up after %v, want %v", got, silence)
 	}
-	tr = testTransfer(1<<20, terms{512, 1, 0, nil})
+	tr = testTransfer(1<<20, terms{blksize: 512, window: 1})
 	tr.ack(1, now)
 	tr.gone = true
 	if tr.expire(tr.deadline) != abandoned {
@@ -117,9 +117,40 @@ func TestClientGoesSilent(t *testing.T) {
 	}
 }
 
+// A client that was told the size has all it wants before an empty last block; one that was not needs it.
+func TestEmptyLastBlock(t *testing.T) {
+	for _, c := range []struct {
+		size  int64
+		sized bool
+		want  action
+		sent  int
+	}{{1024, true, finished, emptyResends}, {1024, false, abandoned, 0}, {1023, true, abandoned, 0}, {0, true, abandoned, 0}} {
+		tr := testTransfer(c.size, terms{blksize: 512, window: 1, sized: c.sized})
+		now := tr.start
+		for n := uint16(1); int64(n) < tr.last; n++ {
+			now = now.Add(time.Millisecond)
+			tr.ack(n, now)
+		}
+		sent, got := 0, send
+		tr.confirmed = true
+		for got = tr.expire(tr.deadline); got == send; got = tr.expire(tr.deadline) {
+			sent++
+		}
+		if got != c.want || c.sent != 0 && sent != c.sent {
+			t.Errorf("%d bytes, size told %v: %d after %d repetitions, want %d", c.size, c.sized, got, sent, c.want)
+		}
+		if took := tr.deadline.Sub(now); (c.want == finished) != (took < 3*time.Second) {
+			t.Errorf("%d bytes, size told %v: that took %s", c.size, c.sized, took)
+		}
+		if got == finished && tr.bytes() != c.size {
+			t.Errorf("%d of %d bytes", tr.bytes(), c.size)
+		}
+	}
+}
+
 func TestRepeatedRequests(t *testing.T) {
 	at := func(tr *transfer, d time.Duration) time.Time { return tr.sentAt.Add(d) }
-	tr := testTransfer(5000, terms{512, 1, 0, nil})
+	tr := testTransfer(5000, terms{blksize: 512, window: 1})
 	if got := tr.repeated(at(tr, time.Millisecond)); got != nothing {
 		t.Errorf("a request that the network doubled: action %d", got)
 	}
@@ -240,14 +271,14 @@ func TestLossDoublingAndDelay(t *testing.T) {
 		most         time.Duration
 		packets      float64 // data packets for each block, at most
 	}{
-		"quiet":                         {8 << 20, terms{1428, 1, 0, oack}, 0, 0, 300 * time.Microsecond, 2 * time.Second, 1},
-		"every packet twice":            {8 << 20, terms{1428, 1, 0, oack}, 0, 1, 300 * time.Microsecond, 2 * time.Second, 1},
-		"1 % lost":                      {8 << 20, terms{1428, 1, 0, oack}, 0.01, 0, 300 * time.Microsecond, 6 * time.Second, 1.03},
-		"5 % lost":                      {8 << 20, terms{1428, 1, 0, oack}, 0.05, 0.01, 300 * time.Microsecond, 20 * time.Second, 1.15},
-		"20 % lost, 27 MB":              {27 << 20, terms{1428, 1, 0, oack}, 0.2, 0.05, 300 * time.Microsecond, 6 * time.Minute, 1.7},
-		"20 % lost, window":             {8 << 20, terms{1428, 16, 0, oack}, 0.2, 0.05, 300 * time.Microsecond, 2 * time.Minute, 5},
-		"300 ms away":                   {1 << 20, terms{1428, 1, 0, oack}, 0, 0, 300 * time.Millisecond, 4 * time.Minute, 1},
-		"300 ms away, window, 5 % lost": {8 << 20, terms{1428, 64, 0, oack}, 0.05, 0, 300 * time.Millisecond, 3 * time.Minute, 4},
+		"quiet":                         {8 << 20, terms{blksize: 1428, window: 1, oack: oack}, 0, 0, 300 * time.Microsecond, 2 * time.Second, 1},
+		"every packet twice":            {8 << 20, terms{blksize: 1428, window: 1, oack: oack}, 0, 1, 300 * time.Microsecond, 2 * time.Second, 1},
+		"1 % lost":                      {8 << 20, terms{blksize: 1428, window: 1, oack: oack}, 0.01, 0, 300 * time.Microsecond, 6 * time.Second, 1.03},
+		"5 % lost":                      {8 << 20, terms{blksize: 1428, window: 1, oack: oack}, 0.05, 0.01, 300 * time.Microsecond, 20 * time.Second, 1.15},
+		"20 % lost, 27 MB":              {27 << 20, terms{blksize: 1428, window: 1, oack: oack}, 0.2, 0.05, 300 * time.Microsecond, 6 * time.Minute, 1.7},
+		"20 % lost, window":             {8 << 20, terms{blksize: 1428, window: 16, oack: oack}, 0.2, 0.05, 300 * time.Microsecond, 2 * time.Minute, 5},
+		"300 ms away":                   {1 << 20, terms{blksize: 1428, window: 1, oack: oack}, 0, 0, 300 * time.Millisecond, 4 * time.Minute, 1},
+		"300 ms away, window, 5 % lost": {8 << 20, terms{blksize: 1428, window: 64, oack: oack}, 0.05, 0, 300 * time.Millisecond, 3 * time.Minute, 4},
 	} {
 		took, client := simulate(t, testTransfer(c.size, c.terms), c.loss, c.double, c.rtt)
 		perBlock := float64(client.packets) / float64(c.size/int64(c.terms.blksize)+1)

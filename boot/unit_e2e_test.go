@@ -12,6 +12,7 @@ import (
 func TestE2EUnit(t *testing.T) {
 	t.Parallel()
 	s, _ := bootRecipe(t, "e2e-unit", fmt.Sprintf(`include: debian-12
+packages: [pxelinux, syslinux-common]
 files:
   - {path: /usr/bin/netroot, source: %q, mode: "0755"}
   - {path: /etc/netroot/netroot.yaml, content: "default: ignore\n"}

@@ -116,7 +116,7 @@ func TestHostileClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	for i := range 300 {
+	for i := range crowd.PerClient - 10 {
 		nc, err := net.Dial("tcp4", addr)
 		if err != nil {
 			t.Fatal(err)

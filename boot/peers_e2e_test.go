@@ -32,6 +32,7 @@ const (
 
 	netrootNFS, netrootHTTP, netrootTFTP = 20490, 20800, 20690
 	ganeshaNFS, ganeshaMount, nginxHTTP  = 21490, 21491, 21800
+	replayNFS                            = 22490
 )
 
 // contest is a lab with netroot and its peers in it.
@@ -259,20 +260,22 @@ func (s *server) resident(b *testing.B) (bytes int64) {
 
 // A side of a comparison is a server, and work that uses it and says how long that took.
 type side struct {
-	server *server
-	work   func() time.Duration
+	server interface {
+		cpu(*testing.B) time.Duration
+	}
+	work func() time.Duration
 }
 
-// compare has both sides do their work in turn and reports how many times the throughput, and what part of the peer's
-// processor time, netroot has. Walls are medians, processor time is the sum.
-func compare(b *testing.B, label string, rounds int, ours, theirs side) {
+// compare has netroot, a peer and, where there is one, what does nothing on the same way do their work in turn. It reports how many times
+// the peer's throughput, and what part of the peer's processor time, netroot and the way alone have. Walls are medians, processor time is
+// the sum.
+func compare(b *testing.B, label string, rounds int, ours, theirs side, way ...side) {
 	b.Helper()
-	sides := [2]side{ours, theirs}
-	var wall [2][]time.Duration
-	var cpu [2]time.Duration
+	sides := append([]side{ours, theirs}, way...)
+	wall, cpu := make([][]time.Duration, len(sides)), make([]time.Duration, len(sides))
 	for round := range rounds + 1 {
 		for n := range sides {
-			i := (round + n) % 2
+			i := (round + n) % len(sides)
 			before := sides[i].server.cpu(b)
 			took := sides[i].work()
 			if round == 0 { // warms the page cache and the servers' own
@@ -282,14 +285,15 @@ func compare(b *testing.B, label string, rounds int, ours, theirs side) {
 			wall[i] = append(wall[i], took)
 		}
 	}
-	var median [2]time.Duration
-	for i := range wall {
+	median := func(i int) float64 {
 		slices.Sort(wall[i])
-		median[i] = wall[i][len(wall[i])/2]
+		return wall[i][len(wall[i])/2].Seconds()
 	}
-	b.ReportMetric(median[1].Seconds()/median[0].Seconds(), label+"-speed/peer")
-	b.ReportMetric(cpu[0].Seconds()/cpu[1].Seconds(), label+"-cpu/peer")
-	per := func(d time.Duration) float64 { return d.Seconds() / float64(rounds) }
-	b.Logf("%s: netroot %.3f s, %.3f s of CPU; peer %.3f s, %.3f s of CPU (walls %v, %v)",
-		label, median[0].Seconds(), per(cpu[0]), median[1].Seconds(), per(cpu[1]), wall[0], wall[1])
+	for i, suffix := range []string{0: "/peer", 2: "/peer-at-best"}[:len(sides)] {
+		b.Logf("%s: %s %.3f s, %.3f s of CPU (walls %v)", label, []string{"netroot", "peer", "way"}[i], median(i), cpu[i].Seconds()/float64(rounds), wall[i])
+		if i != 1 {
+			b.ReportMetric(median(1)/median(i), label+"-speed"+suffix)
+			b.ReportMetric(cpu[i].Seconds()/cpu[1].Seconds(), label+"-cpu"+suffix)
+		}
+	}
 }

@@ -1,7 +1,6 @@
 package nfs
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -29,7 +28,7 @@ type conn struct {
 	client   netip.Addr
 	programs []program
 	nc       net.Conn
-	in       recordReader
+	in       records
 	out      []byte       // replies that are not sent yet
 	room     *writeBuffer // what out lies in, unless that had to grow
 	q        call
@@ -53,7 +52,6 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn, client netip.Addr, programs []program) *conn {
 	c := &conn{s: s, nc: nc, client: client, programs: programs, cold: make(chan struct{}, coldMax)}
-	c.in.r = c
 	c.io.init()
 	c.w.init(nc, &s.readRooms)
 	c.deadline = time.Now().Add(firstTimeout)
@@ -61,41 +59,42 @@ func newConn(s *Server, nc net.Conn, client netip.Addr, programs []program) *con
 	return c
 }
 
-// read reads from the client for the recordReader, with a deadline that is moved on when half of it has passed.
-func (c *conn) read(p []byte) (int, *readBuffer, error) {
-	if now := time.Now(); c.spoken && c.deadline.Sub(now) < idleTimeout/2 {
-		c.deadline = now.Add(idleTimeout)
-		c.nc.SetReadDeadline(c.deadline)
-	}
-	return c.w.read(p)
-}
-
 // serve answers calls until the connection ends.
 func (c *conn) serve() {
 	defer c.wg.Wait()
 	defer c.nc.Close()
+	c.w.receive(c.take) // however it ends, the client connects again
+}
+
+// take answers the calls that end in what was just read. It returns false when the connection has to end.
+func (c *conn) take(p []byte) bool {
+	c.busy()
 	defer c.idle()
+	c.in.add(p)
 	for {
-		more := c.in.buffered()
-		if len(c.out) >= flushSize || len(c.out) > 0 && !more {
+		rec, ok, err := c.in.next()
+		switch {
+		case err != nil:
+			c.refused("", err.Error()+"; connection closed")
+			return false
+		case !ok:
 			if c.flush() != nil {
-				return
+				return false
 			}
+			c.prolong()
+			return true
 		}
-		if !more {
-			c.idle()
+		if !c.answer(rec) || len(c.out) >= flushSize && c.flush() != nil {
+			return false
 		}
-		rec, err := c.in.next()
-		if err != nil {
-			if errors.Is(err, errRecordTooLong) {
-				c.refused("", err.Error()+"; connection closed")
-			}
-			return
-		}
-		c.busy()
-		if !c.answer(rec) {
-			return
-		}
+	}
+}
+
+// prolong moves the deadline on when half of it has passed.
+func (c *conn) prolong() {
+	if now := time.Now(); c.spoken && c.deadline.Sub(now) < idleTimeout/2 {
+		c.deadline = now.Add(idleTimeout)
+		c.nc.SetReadDeadline(c.deadline)
 	}
 }
 
@@ -108,22 +107,14 @@ func (c *conn) flush() error {
 	return err
 }
 
-// idle gives buffers back before the client is waited for: hundreds of machines are connected, few ask at once.
+// idle gives the room back before the client is waited for: hundreds of machines are connected, few ask at once.
 func (c *conn) idle() {
-	if room := c.in.idle(); room != nil {
-		c.s.readRooms.Put(room)
-	}
-	if c.room != nil {
-		c.s.writeRooms.Put(c.room)
-		c.room, c.out = nil, nil
-	}
+	c.s.writeRooms.Put(c.room)
+	c.room, c.out = nil, nil
 }
 
 // busy finds room for replies.
 func (c *conn) busy() {
-	if c.out != nil {
-		return
-	}
 	room, ok := c.s.writeRooms.Get().(*writeBuffer)
 	if !ok {
 		room = new(writeBuffer)

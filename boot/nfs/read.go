@@ -142,10 +142,11 @@ func (c *conn) fetch(r read, xid uint32) {
 	}
 	c.cold <- struct{}{}
 	c.wg.Go(func() {
-		defer func() { <-c.cold }()
-		defer timed.stop()
-		if err := c.answerCold(r, xid); err != nil {
-			c.nc.Close() // the reading goroutine ends by it
+		err := c.answerCold(r, xid)
+		timed.stop()
+		<-c.cold
+		if err != nil {
+			c.nc.Close() // the reading goroutine ends by it, and is waited for
 		}
 	})
 }

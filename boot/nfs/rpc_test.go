@@ -420,36 +420,43 @@ func FuzzCall(f *testing.F) {
 	})
 }
 
-// reader makes a source of an io.Reader.
-type reader struct{ io.Reader }
-
-func (r reader) read(p []byte) (int, *readBuffer, error) {
-	var room *readBuffer
-	if p == nil {
-		room = new(readBuffer)
-		p = room[:]
-	}
-	n, err := r.Read(p)
-	return n, room, err
-}
-
 // FuzzRecords cuts any bytes into records; memory stays bounded.
 func FuzzRecords(f *testing.F) {
 	f.Add([]byte{0x80, 0, 0, 4, 1, 2, 3, 4, 0, 0, 0, 1, 9, 0x80, 0, 0, 0})
 	f.Add(append(put32(nil, lastFragment|recordKeep+9), make([]byte, recordKeep+9)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := recordReader{r: reader{bytes.NewReader(b)}}
+		whole, err := cut(t, b, len(readBuffer{}))
+		for _, size := range []int{1, 3, 1000} {
+			if pieces, err2 := cut(t, b, size); !slices.EqualFunc(pieces, whole, bytes.Equal) || (err == nil) != (err2 == nil) {
+				t.Fatalf("in pieces of %d: %d records, %v; in large ones: %d, %v", size, len(pieces), err2, len(whole), err)
+			}
+		}
+	})
+}
+
+// cut returns the records of a stream that comes in pieces of size bytes.
+func cut(t *testing.T, stream []byte, size int) (all [][]byte, err error) {
+	var r records
+	for piece := range slices.Chunk(stream, size) {
+		piece = slices.Clone(piece)
+		r.add(piece)
 		for {
-			rec, err := r.next()
+			rec, ok, err := r.next()
 			if err != nil {
+				return all, err
+			}
+			if !ok {
 				break
 			}
 			if len(rec) > recordKeep {
 				t.Fatalf("a record of %d bytes", len(rec))
 			}
+			all = append(all, slices.Clone(rec))
 		}
-		if len(r.buf) > 4*recordKeep || cap(r.part) > 4*recordKeep {
-			t.Fatalf("%d and %d bytes are kept", len(r.buf), cap(r.part))
+		if len(r.in) > 0 || cap(r.part) > 2*recordKeep {
+			t.Fatalf("%d bytes are not used, %d are kept", len(r.in), cap(r.part))
 		}
-	})
+		clear(piece) // what is kept must be a copy
+	}
+	return all, nil
 }

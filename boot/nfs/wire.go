@@ -1,6 +1,7 @@
 package nfs
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -28,28 +29,32 @@ type wire struct {
 	rooms *sync.Pool      // of *readBuffer
 
 	// What the callbacks below work on; they are made once, so that sending and reading allocate nothing.
-	out, in stream
+	out     []byte
+	outErr  error
+	flags   int // of send
 	files   sendfile.Sender
-	room    *readBuffer // found by read
-	flags   int         // of send
+	take    func(p []byte) bool // of receive
+	inErr   error
+	msg     unix.Msghdr // of recv
+	iov     unix.Iovec
+	control [24]byte // room for one number as a control message: CMSG_SPACE(4)
 	onRead  func(fd uintptr) bool
 	onWrite func(fd uintptr) bool
 }
 
-// stream is one direction.
-type stream struct {
-	buf []byte
-	n   int
-	err error
-}
+// readBuffer is room for what a client sends, as long as that is being looked at.
+type readBuffer [16 << 10]byte
 
 func (w *wire) init(nc net.Conn, rooms *sync.Pool) {
 	w.nc, w.rooms = nc, rooms
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			w.raw = raw
+			raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_INQ, 1) })
 		}
 	}
+	w.msg.Iov, w.msg.Control = &w.iov, &w.control[0]
+	w.msg.SetIovlen(1)
 	w.onRead, w.onWrite = w.readSome, w.writeSome
 	w.files.Init(nc)
 	w.files.Wait = w.putOff
@@ -65,12 +70,12 @@ func (w *wire) send(b []byte, more bool) error {
 		_, err := w.nc.Write(b)
 		return err
 	}
-	w.out, w.flags = stream{buf: b}, unix.MSG_NOSIGNAL
+	w.out, w.outErr, w.flags = b, nil, unix.MSG_NOSIGNAL
 	if more {
 		w.flags |= unix.MSG_MORE
 	}
 	err := w.raw.Write(w.onWrite)
-	w.out.buf = nil
+	w.out = nil
 	return w.end(err)
 }
 
@@ -84,7 +89,7 @@ func (w *wire) sendfile(e *export, off int64, n int) error {
 		}
 		return w.send(buf, false)
 	}
-	w.out.err = nil
+	w.outErr = nil
 	_, err := w.files.Send(e.file, off, int64(n), true)
 	return w.end(err)
 }
@@ -94,7 +99,7 @@ func (w *wire) end(err error) error {
 		w.armed = false
 		w.nc.SetWriteDeadline(time.Time{})
 	}
-	return errors.Join(w.out.err, err)
+	return errors.Join(w.outErr, err)
 }
 
 // putOff lets the client be silent for stallTimeout from now on.
@@ -104,44 +109,52 @@ func (w *wire) putOff() {
 }
 
 func (w *wire) writeSome(fd uintptr) bool {
-	for len(w.out.buf) > 0 {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&w.out.buf[0])), uintptr(len(w.out.buf)), uintptr(w.flags), 0, 0)
+	for len(w.out) > 0 {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&w.out[0])), uintptr(len(w.out)), uintptr(w.flags), 0, 0)
 		switch errno {
 		case 0:
-			w.out.buf = w.out.buf[n:]
+			w.out = w.out[n:]
 		case unix.EINTR:
 		case unix.EAGAIN:
 			w.putOff()
 			return false
 		default:
-			w.out.err = errno
+			w.outErr = errno
 			return true
 		}
 	}
 	return true
 }
 
-// read is as of source.
-func (w *wire) read(p []byte) (int, *readBuffer, error) {
+// receive gives f what the client sends, piece by piece as it comes, until f returns false or the connection ends; io.EOF means that the
+// client ended it. A piece is good until f returns.
+//
+// All of it is one call of the descriptor's RawRead, because a descriptor is watched for changes (epoll(7), EPOLLET) and RawRead forgets,
+// when it begins, those that it was told of before. Within one call none is lost, so that what the kernel said to be read to its end
+// need not be read once more to see that nothing came: a client that asks, waits and asks again costs two system calls a question
+// beside the waiting.
+func (w *wire) receive(f func(p []byte) bool) error {
 	if w.raw == nil {
-		var room *readBuffer
-		if p == nil {
-			room = w.findRoom()
-			p = room[:]
-		}
-		n, err := w.nc.Read(p)
-		return n, room, err
+		return w.receiveByRead(f)
 	}
-	w.in, w.room = stream{buf: p}, nil
+	w.take, w.inErr = f, nil
 	err := w.raw.Read(w.onRead)
-	w.in.buf = nil
-	if err == nil {
-		err = w.in.err
+	w.take = nil
+	return errors.Join(w.inErr, err)
+}
+
+func (w *wire) receiveByRead(f func(p []byte) bool) error {
+	room := w.findRoom()
+	defer w.rooms.Put(room)
+	for {
+		n, err := w.nc.Read(room[:])
+		if n > 0 && !f(room[:n]) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil && w.in.n == 0 {
-		err = io.EOF
-	}
-	return w.in.n, w.room, err
 }
 
 func (w *wire) findRoom() *readBuffer {
@@ -151,28 +164,48 @@ func (w *wire) findRoom() *readBuffer {
 	return new(readBuffer)
 }
 
+// readSome hands on what is there. It returns true when there is no more to wait for.
 func (w *wire) readSome(fd uintptr) bool {
-	p := w.in.buf
-	if p == nil {
-		w.room = w.findRoom()
-		p = w.room[:]
-	}
+	room := w.findRoom()
+	defer w.rooms.Put(room)
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
-		switch errno {
-		case 0:
-			w.in.n = int(n)
-			return true
-		case unix.EINTR:
-		case unix.EAGAIN:
-			if w.room != nil {
-				w.rooms.Put(w.room)
-				w.room = nil
-			}
+		n, more, errno := w.recv(fd, room[:])
+		switch {
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN:
 			return false
-		default:
-			w.in.err = errno
+		case errno != 0:
+			w.inErr = errno
 			return true
+		case n == 0:
+			w.inErr = io.EOF
+			return true
+		case !w.take(room[:n]):
+			return true
+		case !more:
+			return false
 		}
 	}
+}
+
+// recv reads, and tells whether there may be more to read, the end included (tcp_inq_hint in net/ipv4/tcp.c).
+func (w *wire) recv(fd uintptr, p []byte) (n int, more bool, errno syscall.Errno) {
+	w.iov.Base = &p[0]
+	w.iov.SetLen(len(p))
+	w.msg.SetControllen(len(w.control))
+	r, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&w.msg)), 0)
+	w.iov.Base = nil
+	if errno != 0 {
+		return 0, false, errno
+	}
+	return int(r), w.inQueue() != 0, 0
+}
+
+// inQueue is how many bytes the last message said to be left: some, as far as is known, where the kernel cannot tell.
+func (w *wire) inQueue() uint32 {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&w.control[0]))
+	if int(w.msg.Controllen) < unix.CmsgLen(4) || h.Level != unix.SOL_TCP || h.Type != unix.TCP_CM_INQ {
+		return 1
+	}
+	return binary.NativeEndian.Uint32(w.control[unix.CmsgLen(0):])
 }

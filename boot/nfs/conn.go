@@ -36,6 +36,7 @@ type conn struct {
 	deadline time.Time
 	stage    string // the one told last
 	spoken   bool
+	sent     bool // something, by this goroutine, since the last piece came
 	io       fileReader
 
 	// Of the call being answered:
@@ -66,8 +67,9 @@ func (c *conn) serve() {
 	c.w.receive(c.take) // however it ends, the client connects again
 }
 
-// take answers the calls that end in what was just read. It returns false when the connection has to end.
-func (c *conn) take(p []byte) bool {
+// take answers the calls that end in what was just read. on is false when the connection has to end.
+func (c *conn) take(p []byte) (on, sent bool) {
+	c.sent = false
 	c.busy()
 	defer c.idle()
 	c.in.add(p)
@@ -76,16 +78,16 @@ func (c *conn) take(p []byte) bool {
 		switch {
 		case err != nil:
 			c.refused("", err.Error()+"; connection closed")
-			return false
+			return false, c.sent
 		case !ok:
 			if c.flush() != nil {
-				return false
+				return false, c.sent
 			}
 			c.prolong()
-			return true
+			return true, c.sent
 		}
 		if !c.answer(rec) || len(c.out) >= flushSize && c.flush() != nil {
-			return false
+			return false, c.sent
 		}
 	}
 }
@@ -103,6 +105,7 @@ func (c *conn) flush() error {
 	c.w.mu.Lock()
 	err := c.w.send(c.out, false)
 	c.w.mu.Unlock()
+	c.sent = c.sent || len(c.out) > 0
 	c.out = c.out[:0]
 	return err
 }

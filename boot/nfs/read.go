@@ -61,7 +61,7 @@ func procRead(c *conn, q *call) bool {
 		c.w.mu.Lock()
 		c.err = c.sendRead(r, c.out)
 		c.w.mu.Unlock()
-		c.out, c.taken = c.out[:0], true
+		c.out, c.taken, c.sent = c.out[:0], true, true
 		return true
 	}
 	c.fetch(r, q.xid)

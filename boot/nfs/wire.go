@@ -33,7 +33,7 @@ type wire struct {
 	outErr  error
 	flags   int // of send
 	files   sendfile.Sender
-	take    func(p []byte) bool // of receive
+	take    func(p []byte) (on, sent bool) // of receive
 	inErr   error
 	msg     unix.Msghdr // of recv
 	iov     unix.Iovec
@@ -126,14 +126,15 @@ func (w *wire) writeSome(fd uintptr) bool {
 	return true
 }
 
-// receive gives f what the client sends, piece by piece as it comes, until f returns false or the connection ends; io.EOF means that the
-// client ended it. A piece is good until f returns.
+// receive gives f what the client sends, piece by piece as it comes, until f says that it shall not go on or the connection ends; io.EOF
+// means that the client ended it. A piece is good until f returns. f also says whether it has sent something.
 //
 // All of it is one call of the descriptor's RawRead, because a descriptor is watched for changes (epoll(7), EPOLLET) and RawRead forgets,
 // when it begins, those that it was told of before. Within one call none is lost, so that what the kernel said to be read to its end
 // need not be read once more to see that nothing came: a client that asks, waits and asks again costs two system calls a question
-// beside the waiting.
-func (w *wire) receive(f func(p []byte) bool) error {
+// beside the waiting. The kernel tells of an end that way, and not of a reset, which may have come before what it goes with was read; so
+// this is for pieces to which an answer could be sent.
+func (w *wire) receive(f func(p []byte) (on, sent bool)) error {
 	if w.raw == nil {
 		return w.receiveByRead(f)
 	}
@@ -143,13 +144,15 @@ func (w *wire) receive(f func(p []byte) bool) error {
 	return errors.Join(w.inErr, err)
 }
 
-func (w *wire) receiveByRead(f func(p []byte) bool) error {
+func (w *wire) receiveByRead(f func(p []byte) (on, sent bool)) error {
 	room := w.findRoom()
 	defer w.rooms.Put(room)
 	for {
 		n, err := w.nc.Read(room[:])
-		if n > 0 && !f(room[:n]) {
-			return nil
+		if n > 0 {
+			if on, _ := f(room[:n]); !on {
+				return nil
+			}
 		}
 		if err != nil {
 			return err
@@ -180,10 +183,14 @@ func (w *wire) readSome(fd uintptr) bool {
 		case n == 0:
 			w.inErr = io.EOF
 			return true
-		case !w.take(room[:n]):
-			return true
-		case !more:
-			return false
+		default:
+			on, sent := w.take(room[:n])
+			if !on {
+				return true
+			}
+			if sent && !more {
+				return false
+			}
 		}
 	}
 }

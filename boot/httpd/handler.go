@@ -20,8 +20,9 @@ const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 60 * time.Second
 	shutdownGrace = 2 * time.Second
-	// A client that takes less than this is stuck; an initramfs of 30 MB still gets half an hour.
-	slowestRate = 16 << 10 // bytes per second
+	// A client that takes no answer for so long, or less than this of a file, is stuck; an initramfs of 30 MB still gets half an hour.
+	answerTimeout = time.Minute
+	slowestRate   = 16 << 10 // bytes per second
 )
 
 // A Handler answers requests. It can be used without Serve.
@@ -79,6 +80,8 @@ func (h *Handler) log() *slog.Logger {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	w.Header().Set("Server", "netroot")
+	wait := func(d time.Duration) { _ = http.NewResponseController(w).SetWriteDeadline(start.Add(d)) }
+	wait(answerTimeout) // for each answer anew: a connection keeps the one that it has
 	if handler, ok := h.Post[r.URL.Path]; ok && r.Method == http.MethodPost {
 		handler.ServeHTTP(w, r)
 		return
@@ -128,8 +131,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if st.ModTime().IsZero() {
 		w.Header().Set("Cache-Control", "no-cache") // made for this request
 	}
-	limit := time.Minute + time.Duration(st.Size()/slowestRate)*time.Second
-	_ = http.NewResponseController(w).SetWriteDeadline(start.Add(limit))
+	wait(answerTimeout + time.Duration(st.Size()/slowestRate)*time.Second)
 	cw := &counter{ResponseWriter: w}
 	h.stats.active.Add(1)
 	http.ServeContent(cw, r, "", st.ModTime(), f)

@@ -10,12 +10,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"netroot/builder/need"
@@ -222,5 +224,42 @@ func TestClientsThatStop(t *testing.T) {
 	said.wait(t, "msg=aborted service=http client=127.0.0.1 file=big")
 	if silent, err = net.Dial("tcp", addr); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A deadlined is an answer that remembers until when it had to be taken.
+type deadlined struct {
+	*httptest.ResponseRecorder
+	until time.Time
+}
+
+func (d *deadlined) SetWriteDeadline(until time.Time) error {
+	d.until = until
+	return nil
+}
+
+// Every answer has its own time to be taken in: without, a client that asks on and on and takes nothing keeps its connection for ever, and one
+// that goes on asking by the connection of an earlier file finds that file's time over.
+func TestEveryAnswerHasATimeout(t *testing.T) {
+	files := fstest.MapFS{"file": {Data: []byte("twelve bytes")}, "large": {Data: make([]byte, 30*slowestRate)}}
+	h := &Handler{
+		FS:     func(_, _ netip.Addr) fs.FS { return files },
+		Handle: map[string]http.Handler{"/metrics": http.NotFoundHandler()},
+		Post:   map[string]http.Handler{"/report": http.NotFoundHandler()},
+	}
+	for _, test := range []struct {
+		method, path string
+		want         time.Duration
+	}{
+		{"GET", "/file", answerTimeout}, {"HEAD", "/file", answerTimeout}, {"GET", "/large", answerTimeout + 30*time.Second},
+		{"GET", "/nosuch", answerTimeout}, {"GET", "/healthz", answerTimeout}, {"GET", "/metrics", answerTimeout},
+		{"POST", "/report", answerTimeout}, {"PUT", "/file", answerTimeout},
+	} {
+		w := &deadlined{ResponseRecorder: httptest.NewRecorder()}
+		start := time.Now()
+		h.ServeHTTP(w, httptest.NewRequest(test.method, test.path, nil))
+		if got := w.until.Sub(start); got < test.want || got > test.want+time.Second {
+			t.Errorf("%s %s: until %v after it came, want %v", test.method, test.path, got, test.want)
+		}
 	}
 }

@@ -27,8 +27,8 @@ func TestE2ELossyLink(t *testing.T) {
 	}
 	link := &vm.Link{Loss: loss, Duplicate: loss, Reorder: loss, Delay: delay, Seed: 5}
 	s, gen := words(t, vm.DefaultMAC, nil)
-	// A boot is some 3,000 questions, most of which wait for the answer to the one before.
-	s.patience = 6*time.Minute + 3000*2*delay
+	// A boot is some 3,000 questions, most of which wait for the answer to the one before. What is lost is asked again after a while.
+	s.patience = 6*time.Minute + 3000*2*delay + time.Duration(loss*40*float64(time.Minute))
 	s.boot(t, vm.MachineConfig{Link: link})
 	s.await(t, gen, 0, s.machine.PowerOn)
 	t.Logf("up with %s", link)

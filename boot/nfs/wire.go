@@ -35,6 +35,7 @@ type wire struct {
 	files   sendfile.Sender
 	take    func(p []byte) (on, sent bool) // of receive
 	inErr   error
+	again   bool        // readSome is to be called at once
 	msg     unix.Msghdr // of recv
 	iov     unix.Iovec
 	control [24]byte // room for one number as a control message: CMSG_SPACE(4)
@@ -129,17 +130,20 @@ func (w *wire) writeSome(fd uintptr) bool {
 // receive gives f what the client sends, piece by piece as it comes, until f says that it shall not go on or the connection ends; io.EOF
 // means that the client ended it. A piece is good until f returns. f also says whether it has sent something.
 //
-// All of it is one call of the descriptor's RawRead, because a descriptor is watched for changes (epoll(7), EPOLLET) and RawRead forgets,
-// when it begins, those that it was told of before. Within one call none is lost, so that what the kernel said to be read to its end
-// need not be read once more to see that nothing came: a client that asks, waits and asks again costs two system calls a question
-// beside the waiting. The kernel tells of an end that way, and not of a reset, which may have come before what it goes with was read; so
-// this is for pieces to which an answer could be sent.
+// A client that asks, waits and asks again is waited for within one call of the descriptor's RawRead. A descriptor is watched for changes
+// (epoll(7), EPOLLET), of which RawRead forgets, when it begins, those that it was told of before. Within one call none is lost, so that
+// what the kernel said to be read to its end need not be read once more to see that nothing came. The kernel tells of an end that way, and
+// not of a reset, which may have come before what it goes with was read; so this is for pieces to which an answer could be sent.
 func (w *wire) receive(f func(p []byte) (on, sent bool)) error {
 	if w.raw == nil {
 		return w.receiveByRead(f)
 	}
-	w.take, w.inErr = f, nil
-	err := w.raw.Read(w.onRead)
+	w.take, w.inErr, w.again = f, nil, true
+	var err error
+	for w.again && err == nil { // anew, a connection that was closed meanwhile ends
+		w.again = false
+		err = w.raw.Read(w.onRead)
+	}
 	w.take = nil
 	return errors.Join(w.inErr, err)
 }
@@ -167,32 +171,28 @@ func (w *wire) findRoom() *readBuffer {
 	return new(readBuffer)
 }
 
-// readSome hands on what is there. It returns true when there is no more to wait for.
+// readSome hands on what is there. It returns false to be called when there is more.
 func (w *wire) readSome(fd uintptr) bool {
 	room := w.findRoom()
 	defer w.rooms.Put(room)
-	for {
-		n, more, errno := w.recv(fd, room[:])
-		switch {
-		case errno == unix.EINTR:
-		case errno == unix.EAGAIN:
+	n, more, errno := w.recv(fd, room[:])
+	switch {
+	case errno == unix.EAGAIN:
+		return false
+	case errno == unix.EINTR:
+		w.again = true
+	case errno != 0:
+		w.inErr = errno
+	case n == 0:
+		w.inErr = io.EOF
+	default:
+		on, sent := w.take(room[:n])
+		if on && sent && !more {
 			return false
-		case errno != 0:
-			w.inErr = errno
-			return true
-		case n == 0:
-			w.inErr = io.EOF
-			return true
-		default:
-			on, sent := w.take(room[:n])
-			if !on {
-				return true
-			}
-			if sent && !more {
-				return false
-			}
 		}
+		w.again = on
 	}
+	return true
 }
 
 // recv reads, and tells whether there may be more to read, the end included (tcp_inq_hint in net/ipv4/tcp.c).

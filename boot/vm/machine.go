@@ -91,6 +91,10 @@ func (l *Lab) Boot(cfg MachineConfig) (*Machine, error) {
 		// Nothing is kept of what a test writes, so the guest's flushes need not reach this host's disk.
 		args = append(args, "-drive", "file="+cfg.Disk+",format=raw,if=virtio,cache=unsafe,discard=unmap")
 	}
+	if cfg.Link != nil {
+		// A PXE ROM asks twice for an offer and gives up; the BIOS starts anew then, as most of the real ones do.
+		args = append(args, "-boot", "reboot-timeout=3000") // milliseconds
+	}
 	cmd := exec.Command(path, args...)
 	cmd.ExtraFiles = wires.theirs
 	cmd.Stderr = m.errors

@@ -5,16 +5,19 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"netroot/boot/privilege"
 )
 
 func (c *cli) protectCommand() *cobra.Command {
-	group := serverName
+	group, user := serverName, ""
 	cmd := &cobra.Command{
 		Use:   "protect",
 		Short: "Close the store to all but root and the group that serve runs in",
 		Long: `Root images hold password hashes and host keys, so a store is closed to all but root and one group. build and serve, started by root, see
-to it by themselves; this is for a store that was built before there was the group, and what the unit of 'netroot units serve' does first.`,
-		Example: "  netroot protect\n  netroot protect --store /srv/netroot --group pxe",
+to it by themselves; this is for a store that was built before there was the group, and what the unit of 'netroot units serve' does first.
+With --user it also gives the folder of what serve remembers to the user that serve is started as.`,
+		Example: "  netroot protect\n  netroot protect --store /srv/netroot --group pxe --user pxe",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			s, err := c.openStore()
@@ -28,13 +31,23 @@ to it by themselves; this is for a store that was built before there was the gro
 			if err != nil {
 				return usageError{fmt.Errorf("protect store %s: %w", s.Dir(), err)}
 			}
+			var server privilege.Account
+			if user != "" {
+				if server, err = privilege.Lookup(user, group); err != nil {
+					return usageError{fmt.Errorf("protect store %s: %w", s.Dir(), err)}
+				}
+			}
 			corrected, err := s.Protect(gid)
 			for _, what := range corrected {
 				fmt.Fprintf(c.stderr, "netroot: corrected: %s\n", what)
 			}
-			return err
+			if err != nil || user == "" {
+				return err
+			}
+			return s.GiveState(server.UID, server.GID)
 		},
 	}
 	cmd.Flags().StringVar(&group, "group", serverName, "the group that may read it")
+	cmd.Flags().StringVar(&user, "user", "", "the user that serve is started as, where that is not root")
 	return cmd
 }

@@ -89,7 +89,7 @@ func (u unit) Command() string {
 
 // Protect is the value of ExecStartPre.
 func (u unit) Protect() string {
-	return u.line([]string{"protect", "--store", u.Store.Dir(), "--group", u.User})
+	return u.line([]string{"protect", "--store", u.Store.Dir(), "--group", u.User, "--user", u.User})
 }
 
 // line is a command line of this program.

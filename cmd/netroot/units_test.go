@@ -55,7 +55,7 @@ func TestServeUnitPaths(t *testing.T) {
 		has, hasnt []string
 	}{
 		{[]string{"--store", "/var/lib/netroot"},
-			[]string{" serve --store /var/lib/netroot", " protect --store /var/lib/netroot --group netroot", "StateDirectory=netroot/state", "User=netroot"}, []string{"ReadWritePaths=", "--config"}},
+			[]string{" serve --store /var/lib/netroot", " protect --store /var/lib/netroot --group netroot --user netroot", "StateDirectory=netroot/state", "User=netroot"}, []string{"ReadWritePaths=", "--config"}},
 		{[]string{"--store", "/home/netroot/store", "--user", "images"},
 			[]string{"ReadWritePaths=-/home/netroot/store/state", "ProtectHome=read-only", "User=images", "Group=images"}, []string{"StateDirectory="}},
 		{[]string{"--store", "/var/tmp/store"}, []string{"PrivateTmp=no"}, nil},

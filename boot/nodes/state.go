@@ -49,7 +49,7 @@ func (t *Tracker) Open(dir string) {
 	var lock *os.File
 	err := os.Mkdir(dir, 0o750)
 	if err == nil || errors.Is(err, fs.ErrExist) {
-		lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o640)
+		lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o640)
 	}
 	if err == nil {
 		if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {

@@ -228,6 +228,22 @@ func TestStateTwoServers(t *testing.T) {
 }
 
 // FuzzState: whatever the state file holds, it is taken in or put aside, and the tracker goes on.
+// The folder is the server's user's, and a server started by root opens files there before it is that user: by a link in it root makes nothing
+// elsewhere.
+func TestStateLink(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "elsewhere")
+	if err := os.Symlink(elsewhere, filepath.Join(dir, lockFile)); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	tracker := &Tracker{Log: slog.New(slog.NewTextHandler(&out, nil))}
+	tracker.Open(dir)
+	defer tracker.Close()
+	if _, err := os.Lstat(elsewhere); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(out.String(), "not kept") {
+		t.Errorf("what the link points to: %v; said: %s", err, &out)
+	}
+}
+
 func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"format":1,"written":"2026-11-25T15:30:00Z","machines":[{"mac":"02:00:00:00:00:01","addresses":["10.0.0.7"],"stage":"offer","boots":1,` +
 		`"stages":[{"stage":"offer","reached":"2026-11-25T15:20:00Z","seconds":0}],"boot":{"offered":"pxelinux.0","told":{"up":3}}}]}`))

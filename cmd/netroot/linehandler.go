@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"netroot/builder/strictyaml"
 )
@@ -77,8 +78,23 @@ func writeAttr(b *strings.Builder, a slog.Attr) {
 	if a.Value.Kind() == slog.KindFloat64 {
 		text = strconv.FormatFloat(a.Value.Float64(), 'f', 2, 64)
 	}
-	if text == "" || strings.ContainsAny(text, " \t\n\"=") {
+	if text == "" || strings.ContainsAny(text, " \"=") || !printable(text) {
 		text = strconv.Quote(text)
 	}
 	fmt.Fprintf(b, " %s=%s", a.Key, text)
+}
+
+// printable says whether a text can be shown as it is. What comes from the network may be meant for the terminal, which obeys control
+// characters, or for the reader, who takes a line's end for one.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
+}
+
+// plain is s, with what is not printable as Go writes it in a string.
+func plain(s string) string {
+	if printable(s) {
+		return s
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
 }

@@ -3,9 +3,13 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
+	"strconv"
+	"strings"
 	"testing"
 
+	"netroot/boot/nodes"
 	"netroot/builder/strictyaml"
 )
 
@@ -25,6 +29,32 @@ func TestLineHandler(t *testing.T) {
 		write(slog.New(newLineHandler(&out, slog.LevelInfo)))
 		if out.String() != want {
 			t.Errorf("got %q, want %q", out.String(), want)
+		}
+	}
+}
+
+// What the network sends cannot move the cursor, clear the screen or begin a line of its own, in the log or in the list of machines.
+func TestControlCharacters(t *testing.T) {
+	for _, name := range []string{"a\x1b[2Jb", "a\rb", "a\u009bb", "a\xffb", "a\u202eb", "a\vb", "a\nb"} {
+		var out strings.Builder
+		log := slog.New(newLineHandler(&out, slog.LevelInfo))
+		log.With("file", name).Warn("refused", "reason", name)
+		quoted := strings.Trim(strconv.Quote(name), `"`)
+		if want := fmt.Sprintf("netroot: warning: refused file=\"%s\" reason=\"%[1]s\"\n", quoted); out.String() != want {
+			t.Errorf("%q: %q, want %q", name, out.String(), want)
+		}
+		m := nodes.Machine{Name: "vme1", Stage: "menu", LastError: &nodes.Problem{Service: "tftp", File: name, Reason: "the client says: " + name},
+			Stages: []nodes.Stage{{Stage: "menu", Note: name + " 10 bytes"}}}
+		for _, print := range []func(io.Writer) error{
+			func(w io.Writer) error { return printMachine(w, m) }, func(w io.Writer) error { return printMachines(w, []nodes.Machine{m}) },
+		} {
+			out.Reset()
+			if err := print(&out); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(out.String(), name) || !strings.Contains(out.String(), quoted) || strings.Contains(strings.ReplaceAll(out.String(), quoted, ""), "\x1b") {
+				t.Errorf("%q: %q", name, out.String())
+			}
 		}
 	}
 }

@@ -167,7 +167,7 @@ func printMachines(out io.Writer, machines []nodes.Machine) error {
 			stage += " (stalled)"
 		}
 		if m.Failed() {
-			problem = m.LastError.String()
+			problem = plain(m.LastError.String())
 		}
 		took := "-"
 		if len(m.Stages) > 0 {
@@ -184,7 +184,7 @@ func printMachine(out io.Writer, m nodes.Machine) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%s\t%s\n", name, value)
+			fmt.Fprintf(w, "%s\t%s\n", name, plain(value))
 		}
 	}
 	var addresses []string
@@ -211,7 +211,7 @@ func printMachine(out io.Writer, m nodes.Machine) error {
 	}
 	fmt.Fprintf(out, "last boot, at %s:\n", m.Began.Local().Format(time.DateTime))
 	for _, s := range m.Stages {
-		line := fmt.Sprintf("  %-11s %7.1f s  %+6.1f  %s", s.Stage, s.Reached.Sub(m.Began).Seconds(), s.Seconds, s.Note)
+		line := fmt.Sprintf("  %-11s %7.1f s  %+6.1f  %s", s.Stage, s.Reached.Sub(m.Began).Seconds(), s.Seconds, plain(s.Note))
 		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " ")); err != nil {
 			return err
 		}

@@ -69,12 +69,14 @@ func TestRivals(t *testing.T) {
 		"itself as next server":        {reply("10.77.0.9", "10.77.0.2", "", mask, id), []string{"ok: "}},
 		"another next server":          {reply("10.77.0.9", "10.77.0.5", "", mask, id), []string{"ok: ", "note: names a boot server, 10.77.0.5 (option 66, or next-server), and no file"}},
 		"option 66":                    {reply("10.77.0.9", "0.0.0.0", "", mask, id, "\x42tftp.test\x00"), []string{"ok: ", "note: names a boot server, tftp.test"}},
+		"option 66 for the terminal":   {reply("10.77.0.9", "0.0.0.0", "", mask, id, "\x42a\x1b[2J\nok \xff"), []string{"ok: ", "note: names a boot server, a?[2J?ok ? (option 66"}},
 		"option 67":                    {reply("10.77.0.9", "0.0.0.0", "", mask, id, "\x43grub.efi\xff"), []string{"ok: ", `fault: names the boot file "grub.efi" on 10.77.0.2 (option 67`}},
 		"file in the header":           {reply("10.77.0.9", "10.77.0.8", "x.0", mask, id), []string{"ok: ", `fault: names the boot file "x.0" on 10.77.0.8`}},
 		"option 60":                    {reply("10.77.0.9", "0.0.0.0", "", mask, id, pxe), []string{"ok: ", "fault: calls itself a PXE server"}},
 		"option 60 and file":           {reply("10.77.0.9", "0.0.0.0", "x.0", mask, id, pxe), []string{"ok: ", `fault: with boot file "x.0"`}},
 		"option 60 of something else":  {reply("10.77.0.9", "0.0.0.0", "", mask, id, "\x3cMSFT 5.0"), []string{"ok: "}},
 		"file field full of options":   {reply("10.77.0.9", "0.0.0.0", "\x42\x04boot\xff", mask, id, "\x34\x01"), []string{"ok: ", "note: names a boot server, boot"}},
+		"terminal in the header":       {reply("10.77.0.9", "10.77.0.8", "x\x1b\u009b.0", mask, id), []string{"ok: ", `fault: names the boot file "x??.0" on 10.77.0.8`}},
 		"neither address nor anything": {reply("0.0.0.0", "0.0.0.0", "", id), []string{"fault: no DHCP server answered within 5s: ", "note: offers neither an address nor to boot"}},
 	} {
 		got := judge(eth0, []offer{mustRead(t, "10.77.0.2", c.p)}, site{wait: 5 * time.Second})

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -147,7 +148,7 @@ func rival(o offer) (Finding, bool) {
 	}
 	name := o.serverName
 	if v := o.options[optServerName]; len(v) > 0 {
-		name = strings.ToValidUTF8(strings.TrimRight(string(v), "\x00"), "?")
+		name = shown(bytes.TrimRight(v, "\x00"))
 	}
 	if name == "" && !o.server.IsUnspecified() && o.server != o.sender() {
 		name = o.server.String()

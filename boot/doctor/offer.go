@@ -72,7 +72,7 @@ func readOffer(p []byte) (offer, error) {
 	}
 	text := func(b []byte) string {
 		b, _, _ = bytes.Cut(b, []byte{0})
-		return strings.ToValidUTF8(string(b), "?")
+		return shown(b)
 	}
 	if overload&1 == 0 {
 		o.bootFile = text(p[108:236])
@@ -81,6 +81,16 @@ func readOffer(p []byte) (offer, error) {
 		o.serverName = text(p[44:108])
 	}
 	return o, nil
+}
+
+// shown is what a server says as it may be shown: nothing of it is for the terminal.
+func shown(b []byte) string {
+	return strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(string(b), "?"))
 }
 
 // same says whether another answer is this one again.
@@ -97,7 +107,7 @@ func (o offer) proxy() bool { return o.your.IsUnspecified() }
 // file is the boot file that the sender names: option 67 counts before the header (PXE 2.1, section 2.4.5).
 func (o offer) file() string {
 	if v := o.options[optFile]; len(v) > 0 {
-		return strings.ToValidUTF8(string(bytes.TrimRight(v, "\x00\xff")), "?")
+		return shown(bytes.TrimRight(v, "\x00\xff"))
 	}
 	return o.bootFile
 }

@@ -19,6 +19,7 @@ const (
 	progMount = 100005
 
 	mountPathMax = 1024
+	dumpMax      = 256 << 10 // bytes of the answer to DUMP, which nobody needs whole
 
 	mountErrNoEnt       = 2
 	mountErrIO          = 5
@@ -137,7 +138,11 @@ func procUmntAll(c *conn, _ *call) bool {
 }
 
 func procDump(c *conn, _ *call) bool {
+	start := len(c.out)
 	for _, m := range c.s.mounts.list() {
+		if len(c.out)-start > dumpMax-2*mountPathMax {
+			break
+		}
 		c.out = put32(c.out, 1)
 		c.out = putString(c.out, m.client.String())
 		c.out = putString(c.out, m.path)

@@ -322,6 +322,28 @@ func TestMount(t *testing.T) {
 	}
 }
 
+// Whoever mounts thousands of folders by long names has no answer to DUMP made that fills the memory when all connections ask for it.
+func TestLongDump(t *testing.T) {
+	need.Patience(t)
+	path := planted.image(t)
+	r := start(t, map[string]string{"/debian-12": path})
+	c := dial(t, r.addr)
+	for i := range mountsMax {
+		c.mount("/debian-12" + strings.Repeat("/usr/..", i%130+1) + strings.Repeat("/.", i/130))
+	}
+	d := c.call(progMount, 3, 2)
+	n, size := 0, len(d.b)
+	for d.bool() {
+		d.opaque(255)
+		d.opaque(1024)
+		n++
+	}
+	finished(t, d)
+	if size > dumpMax || n < dumpMax/(2*mountPathMax) {
+		t.Errorf("%d mounts in %d bytes", n, size)
+	}
+}
+
 func TestPortmap(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

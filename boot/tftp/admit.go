@@ -97,34 +97,43 @@ func (s *serving) expect() []*transfer {
 	return all
 }
 
-// resume opens the files of transfers that another server left, and goes on with them.
+// resume goes on with the transfers that another server left: at once where the client is known, and beside the others where it has to be
+// waited for, because it may have gone away meanwhile.
 func (s *serving) resume(all []*transfer) {
 	for _, t := range all {
-		r := s.reactors[reactorOf(t.key, len(s.reactors))]
-		was := t.src
-		clean, err := Clean(t.asked)
-		var src *source
-		if err == nil {
-			src, err = s.files.get(s.FS(t.client.Addr(), t.local), clean, t.netascii)
+		if s.knows(t.client.Addr(), t.local) {
+			s.resumeOne(t)
+		} else {
+			s.fetchers.Go(func() { s.resumeOne(t) })
 		}
-		if err == nil && (src.size != was.size || src.id != was.id) {
-			s.files.put(src)
-			src, err = nil, errors.New("the file is another one now")
-		}
-		r.mu.Lock()
-		t.opening = false
-		switch {
-		case r.closed:
-			s.files.put(src)
-		case err != nil:
-			r.say(t.client, t.local, errorPacket(codeOther, "the file changed, ask again"))
-			r.end(t, "the server was restarted: "+err.Error(), false)
-		default:
-			t.src = src
-			t.resume(time.Now(), t.acked)
-			r.events = append(r.events, event{slog.LevelInfo, "resumed", []any{"client", t.client.Addr().String(), "file", clip(t.asked, maxEventName), "bytes", t.bytes()}})
-			r.transmit(t)
-		}
-		r.unlock()
+	}
+}
+
+func (s *serving) resumeOne(t *transfer) {
+	r := s.reactors[reactorOf(t.key, len(s.reactors))]
+	was := t.src
+	clean, err := Clean(t.asked)
+	var src *source
+	if err == nil {
+		src, err = s.files.get(s.FS(t.client.Addr(), t.local), clean, t.netascii)
+	}
+	if err == nil && (src.size != was.size || src.id != was.id) {
+		s.files.put(src)
+		src, err = nil, errors.New("the file is another one now")
+	}
+	r.mu.Lock()
+	defer r.unlock()
+	t.opening = false
+	switch {
+	case r.closed:
+		s.files.put(src)
+	case err != nil:
+		r.say(t.client, t.local, errorPacket(codeOther, "the file changed, ask again"))
+		r.end(t, "the server was restarted: "+err.Error(), false)
+	default:
+		t.src = src
+		t.resume(time.Now(), t.acked)
+		r.events = append(r.events, event{slog.LevelInfo, "resumed", []any{"client", t.client.Addr().String(), "file", clip(t.asked, maxEventName), "bytes", t.bytes()}})
+		r.transmit(t)
 	}
 }

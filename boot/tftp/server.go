@@ -207,6 +207,11 @@ func (s *serving) serve(ctx context.Context) error {
 // own reports whether a port is one that a client cannot have: answers to it could go round for ever.
 func (s *serving) own(port uint16) bool { return port == 0 || port == s.port || port == s.l.port }
 
+// knows tells whether FS returns at once for a client.
+func (s *serving) knows(client, local netip.Addr) bool {
+	return s.Known == nil || s.Known(client, local)
+}
+
 // count keeps the number of transfers, and starts the clock with the first one.
 func (s *serving) count(n int64) {
 	if s.stats.active.Add(n) == 1 && n > 0 {
@@ -342,7 +347,7 @@ func (q *question) begin(packet, clean string) {
 	} else if !ok {
 		return
 	}
-	if q.Known == nil || q.Known(q.from.Addr(), q.in.local) {
+	if q.knows(q.from.Addr(), q.in.local) {
 		q.open(r, t, clean)
 		return
 	}

@@ -316,3 +316,48 @@ func TestPortOfTransfersTaken(t *testing.T) {
 	}
 	s.Close()
 }
+
+// Machines that went away with the server before this one are waited for beside the others, whose transfers go on at once.
+func TestAbsentKeepNobodyWaiting(t *testing.T) {
+	dir, path := t.TempDir(), filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(filepath.Join(dir, "f"), pattern(5000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, _, stop := serveState(t, path, os.DirFS(dir))
+	var roms []*rom
+	for i := range 20 {
+		r := newROM(t, "127.0.0.1", l.Addr().(*net.UDPAddr).Port)
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 7, byte(i+1))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		r.conn = conn
+		r.request(1, "f", "octet")
+		r.receive()
+		r.ack(1)
+		r.receive()
+		roms = append(roms, r)
+	}
+	stop()
+	l, err := Listen(t.Context(), 0, openState(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alive, found := roms[len(roms)/2], make(chan bool)
+	known := func(client, _ netip.Addr) bool {
+		return client.String() == alive.conn.LocalAddr().(*net.UDPAddr).IP.String()
+	}
+	said, stop := serveOn(t, l, &Server{Known: known, FS: func(client, local netip.Addr) fs.FS {
+		if !known(client, local) {
+			<-found
+		}
+		return os.DirFS(dir)
+	}})
+	defer stop()
+	defer close(found)
+	if op, rest := alive.receive(); op != opData || !bytes.Equal(rest[2:], pattern(5000)[512:1024]) {
+		t.Fatalf("got op %d", op)
+	}
+	said.wait(t, "msg=resumed service=tftp client="+alive.conn.LocalAddr().(*net.UDPAddr).IP.String())
+}

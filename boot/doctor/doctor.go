@@ -213,7 +213,7 @@ func (d *Doctor) networks(ctx context.Context, ifaces []iface, ports map[port]ho
 				return
 			}
 			decision := d.decide(host.Machine{MAC: mac, UUID: d.UUID, Arch: d.Arch, Interface: i.Name, Near: i.addrs[0].Addr()})
-			answers[n] = judge(i, offers, site{decision: decision, off: d.Ports.DHCP == 0, holder: ports[port{"udp", uint16(d.Ports.DHCP)}], wait: d.wait(), known: d.MAC != nil})
+			answers[n] = judge(i, offers, site{decision: decision, off: d.Ports.DHCP == 0, holder: ports[port{"udp", uint16(d.Ports.DHCP)}], wait: patience * d.wait(), known: d.MAC != nil})
 		})
 	}
 	wg.Wait()

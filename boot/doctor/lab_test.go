@@ -150,7 +150,13 @@ func (s testSite) start(t *testing.T, ns, ready string, cmd *exec.Cmd) (stop fun
 
 func (s testSite) dnsmasq(t *testing.T, ns, iface string, args ...string) (stop func()) {
 	t.Helper()
-	args = append([]string{"--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--port=0", "--user=root", "--group=root", "--pid-file=", "--no-ping",
+	return s.dnsmasqPinging(t, ns, iface, append(args, "--no-ping")...)
+}
+
+// dnsmasqPinging tries for three seconds whether somebody has the address that it is about to offer.
+func (s testSite) dnsmasqPinging(t *testing.T, ns, iface string, args ...string) (stop func()) {
+	t.Helper()
+	args = append([]string{"--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--port=0", "--user=root", "--group=root", "--pid-file=",
 		"--dhcp-leasefile=" + filepath.Join(s.dir, "leases"), "--interface=" + iface, "--except-interface=lo", "--bind-interfaces"}, args...)
 	return s.start(t, ns, "DHCP, ", exec.Command("dnsmasq", args...))
 }
@@ -169,11 +175,16 @@ func (s testSite) netroot(t *testing.T, policy string) (stop func()) {
 // look runs the doctor's look at the networks, and returns what it found on each interface.
 func (s testSite) look(t *testing.T, policy string, mac net.HardwareAddr) map[string][]Finding {
 	t.Helper()
+	return s.lookFor(t, 600*time.Millisecond, policy, mac)
+}
+
+func (s testSite) lookFor(t *testing.T, wait time.Duration, policy string, mac net.HardwareAddr) map[string][]Finding {
+	t.Helper()
 	p, err := host.Parse("netroot.yaml", []byte(policy))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Doctor{Policy: p, Ports: defaultPorts, Wait: 600 * time.Millisecond, MAC: mac}
+	d := &Doctor{Policy: p, Ports: defaultPorts, Wait: wait, MAC: mac}
 	found := map[string][]Finding{}
 	err = s.Do(vm.NSServer, func() error {
 		ifaces, list, err := d.interfaces()
@@ -286,7 +297,10 @@ func TestNetworks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, "no router", s.look(t, menuForAll, nil)["eth1"], "fault: no DHCP server answered within", idle)
+	expect(t, "no router", s.look(t, menuForAll, nil)["eth1"], "fault: no DHCP server answered within 1.2s", idle)
+	s.dnsmasqPinging(t, vm.NSLab, "br1", "--dhcp-range=10.78.0.200,10.78.0.250,255.255.255.0,1h")
+	got = s.lookFor(t, 2*time.Second, menuForAll, nil)
+	expect(t, "a router that looks first whether the address is free", got["eth1"], "ok: the DHCP server 10.78.0.4 offers 10.78.0.2", idle)
 }
 
 // Who holds the ports: nobody, netroot, others that share and that do not.

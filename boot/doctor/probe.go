@@ -108,7 +108,12 @@ func (p *probe) close() {
 	p.conn.Close()
 }
 
-// ask broadcasts the question and returns every answer to it that comes within the time. The first time it goes out as firmware
+// patience is how many times the usual wait a DHCP server has for its first answer. dnsmasq tries for three seconds whether an
+// address is taken before it offers it, and one that serves several networks does so for one machine after the other.
+const patience = 2
+
+// ask broadcasts the question and returns every answer to it that comes within the time, or, when no DHCP server's is among them,
+// within that time again. The first time it goes out as firmware
 // sends it, from the address 0.0.0.0, by a packet socket; servers on this machine do not hear that. The second time it is an
 // ordinary broadcast, which Linux also gives to the sockets of this machine. The Ethernet source is the interface's own
 // address both times: a switch with port security shuts a port down that shows a second one.
@@ -128,6 +133,7 @@ func (p *probe) ask(ctx context.Context, wait time.Duration) ([]offer, error) {
 	})
 	defer again.Stop()
 	var offers []offer
+	waits := patience
 	buf := make([]byte, 4096)
 	for {
 		n, err := p.packets.Read(buf)
@@ -135,7 +141,12 @@ func (p *probe) ask(ctx context.Context, wait time.Duration) ([]offer, error) {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return offers, nil
+			if waits--; waits == 0 || slices.ContainsFunc(offers, func(o offer) bool { return o.your.IsValid() && !o.your.IsUnspecified() }) {
+				return offers, nil
+			}
+			if err := p.packets.SetReadDeadline(time.Now().Add(wait)); err != nil {
+				return nil, fmt.Errorf("wait for answers: %w", err)
+			}
 		case err != nil:
 			return nil, fmt.Errorf("wait for answers: %w", err)
 		}

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"netroot/builder/strictyaml"
 )
 
 // pollInterval is how often the file is looked at. A change is taken over when two looks see the same: an editor that
@@ -91,7 +93,7 @@ func (l *Live) set(p *Policy) {
 // once more and not once too few.
 func (l *Live) read(path string) error {
 	stamp, _ := stampOf(path)
-	p, err := Load(path)
+	p, err := load(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -103,6 +105,15 @@ func (l *Live) read(path string) error {
 		l.set(p)
 	}
 	return err
+}
+
+// load is Load for a file that can be read again and again. Opening a pipe that nobody writes to would wait for ever, and with it
+// whoever wants the server to end.
+func load(path string) (*Policy, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		return nil, strictyaml.Join((&strictyaml.Error{File: path, Msg: "is not a file that can be read again"}).WithHint("write the policy to an ordinary file"))
+	}
+	return Load(path)
 }
 
 // Watch follows the file until ctx ends. A nil log is silent.
@@ -161,7 +172,7 @@ func (l *Live) reload(path string, now stamp, log *slog.Logger) {
 	default:
 		l.stamp = now
 		if _, err = os.Stat(l.paths[0]); err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%s is gone", l.paths[0])
+			err = strictyaml.Join(&strictyaml.Error{File: l.paths[0], Msg: "the file is gone"})
 		} else {
 			err = fmt.Errorf("the user that serve runs as must be able to read the file: %w", err)
 		}

@@ -122,7 +122,7 @@ func TestLiveFollowsTheFile(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the file is gone", func() bool { return strings.Contains(log.String(), "netroot.yaml is gone") })
+	until(t, "the file is gone", func() bool { return strings.Contains(log.String(), "netroot.yaml: the file is gone") })
 	if !boots("six")() {
 		t.Errorf("without the file: %+v", live.Decide(m))
 	}
@@ -158,6 +158,45 @@ func TestLiveOfAFileOutOfReach(t *testing.T) {
 	if d := live.Decide(Machine{MAC: mac("00:20:38:03:37:6c")}); !d.Local {
 		t.Errorf("without the file: %+v", d)
 	}
+}
+
+// Opening a pipe that nobody writes to has no end: it is refused at the start, and in the place of the file it stops neither what
+// comes after nor the server's end.
+func TestLiveOfAPipe(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "netroot.yaml")
+	if err := syscall.Mkfifo(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		_, err := Open(file, nil)
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err == nil || !strings.Contains(err.Error(), "is not a file that can be read again") {
+			t.Errorf("a pipe: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("waits for whoever writes to the pipe")
+	}
+
+	os.Remove(file)
+	write(t, file, "default: local\n")
+	live, err := Open(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := watch(t, live)
+	os.Remove(file)
+	if err := syscall.Mkfifo(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a pipe in its place", func() bool { return strings.Contains(log.String(), "can be read again") })
+	os.Remove(file)
+	write(t, file, "default: ignore\n")
+	until(t, "the file again", func() bool { return live.Decide(Machine{MAC: mac("00:20:38:03:37:6c")}).Ignore })
 }
 
 func TestLiveReloadsOnHangup(t *testing.T) {

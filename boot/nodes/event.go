@@ -27,6 +27,7 @@ type Event struct {
 	Stage     string
 	Up        float64 // seconds since the machine's kernel started
 	Reason    string
+	Asker     string // who asked in the machine's place; "" is the machine
 }
 
 // What a client sends is kept only so far.
@@ -67,6 +68,8 @@ func (e *Event) set(a slog.Attr) {
 		e.Stage = clip(v.String(), textMax)
 	case "up":
 		e.Up = number(v)
+	case "asker":
+		e.Asker = clip(v.String(), textMax)
 	case "reason":
 		e.Reason = clip(v.String(), reasonMax)
 	}

@@ -103,7 +103,7 @@ func (m *Machine) Ref() string { return ref(m.Image, m.Generation) }
 
 // Observe takes one event in.
 func (t *Tracker) Observe(e Event) {
-	if !told(e.Message) {
+	if !told(e.Message) || e.Asker != "" {
 		return
 	}
 	e.Time = e.Time.UTC().Truncate(time.Millisecond)

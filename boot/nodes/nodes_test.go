@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -268,6 +269,20 @@ func TestSomebodyElsesFile(t *testing.T) {
 	all := tracker.Machines()
 	if len(all) != 1 || all[0].MAC != mac(1).String() || all[0].Name != "one" || len(all[0].Addresses) != 1 {
 		t.Errorf("known are %+v", all)
+	}
+}
+
+// Trying out what a machine would be answered, as netroot doctor does, is nothing that the machine did.
+func TestAskedInTheMachinesPlace(t *testing.T) {
+	tracker := &Tracker{}
+	log := slog.New(tracker.Handler(slog.DiscardHandler))
+	log.Info("offer", "service", "dhcp", "mac", mac(1).String(), "host", "one", "file", "pxelinux.0")
+	log.Info("stage", "service", "nfs", "mac", mac(1).String(), "client", "10.0.0.7", "image", "debian-12@1", "stage", "up", "up", 20.5)
+	before := tracker.Machines()
+	log.Info("offer", "service", "dhcp", "mac", mac(1).String(), "host", "one", "asker", "this machine", "file", "pxelinux.0", "client", "10.0.0.3")
+	log.Info("refused", "service", "dhcp", "mac", mac(2).String(), "asker", "this machine", "reason", "it is not listed")
+	if after := tracker.Machines(); !reflect.DeepEqual(after, before) || len(before) != 1 || before[0].Stage != "up" {
+		t.Errorf("known were %+v\nand are %+v", before, after)
 	}
 }
 

@@ -138,7 +138,7 @@ func TestRefusals(t *testing.T) {
 	start := time.Unix(1e9, 0)
 	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 	note := func(seconds int, mac, reason string) bool {
-		k := refusal{mac, "eth0", reason}
+		k := refusal{mac: mac, iface: "eth0", reason: reason}
 		return r.note(at(seconds), k, event(at(seconds), "refused", k, ""))
 	}
 	due := func(seconds int, end bool) string {

@@ -118,6 +118,9 @@ func (r *reader) handle(p []byte, info unix.Inet4Pktinfo, from netip.AddrPort, n
 		return
 	}
 	who := refusal{mac: req.MAC.String(), iface: link.Name}
+	if !set(req.GIAddr) && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == from.Addr() }) {
+		who.asker = thisMachine
+	}
 	if err := req.Boots(r.role, local); err != nil {
 		if errors.Is(err, ErrSilent) {
 			r.ignored(slog.String("mac", who.mac), err)
@@ -179,12 +182,19 @@ func (r *reader) send(start time.Time) {
 	}
 }
 
+// thisMachine is the asker of a question that comes from an address of this server: somebody tries out what a machine would be
+// answered, as netroot doctor does. A machine that boots has another address or none, and a relay, which may run here, names itself.
+const thisMachine = "this machine"
+
 // event starts the record of an event.
 func event(now time.Time, message string, who refusal, name string) slog.Record {
 	record := slog.NewRecord(now, slog.LevelInfo, message, 0)
 	record.AddAttrs(slog.String("service", "dhcp"), slog.String("mac", who.mac), slog.String("interface", who.iface))
 	if name != "" {
 		record.AddAttrs(slog.String("host", name))
+	}
+	if who.asker != "" {
+		record.AddAttrs(slog.String("asker", who.asker))
 	}
 	return record
 }

@@ -15,7 +15,7 @@ const (
 )
 
 // A refusal is a machine and why it was not answered.
-type refusal struct{ mac, iface, reason string }
+type refusal struct{ mac, iface, reason, asker string }
 
 // refusals are those of the last while.
 type refusals struct {

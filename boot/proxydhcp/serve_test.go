@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"netroot/boot/host"
 	"netroot/builder/need"
 )
@@ -45,6 +47,31 @@ func TestEventsOfAnswers(t *testing.T) {
 	} {
 		said.wait(t, want)
 	}
+	within(t, s.srv, func() { // as netroot doctor asks
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: here.AsSlice()})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		raw, err := conn.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+				_ = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "eth0")
+			})
+		}
+		for _, q := range []string{"discover", "intel"} {
+			if err == nil {
+				_, err = conn.WriteTo(asked[q].packet, &net.UDPAddr{IP: net.IPv4bcast, Port: 67})
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	said.wait(t, `msg=offer service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha asker="this machine" arch=0`)
+	said.wait(t, `msg=refused service=dhcp mac=52:54:00:12:34:56 interface=eth0 asker="this machine" arch=0 reason="asked about`)
 }
 
 // A socket on another port answers what its role does, for a firewall that sends requests on to it.

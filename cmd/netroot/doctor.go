@@ -75,7 +75,7 @@ started with. Exit code 0 means that nothing is in the way, 3 that something is.
 	f.StringVar(&uuid, "uuid", "", "the UUID it tells (as root there: cat /sys/class/dmi/id/product_uuid); a serve that runs remembers the two together")
 	f.StringVar(&arch, "arch", "bios", "its firmware: bios, uefi, uefi32, arm64, or a number of RFC 4578")
 	f.BoolVar(&ipxe, "ipxe", false, "it runs iPXE already")
-	f.DurationVar(&wait, "wait", 5*time.Second, "how long to wait for answers")
+	f.DurationVar(&wait, "wait", 5*time.Second, "how long to wait for answers; twice as long for the first DHCP server")
 	return cmd
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -49,6 +51,8 @@ Started by root it goes on as the user netroot, where there is one, when its por
 }
 
 func (c *cli) serve(ctx context.Context, interfaces []string, user string, ports boot.Ports) error {
+	// A reload may come before the policy is read and followed (host.Live), and finds nothing to do then; c.limit passes this on.
+	signal.Ignore(syscall.SIGHUP)
 	s, err := c.openStore()
 	if err != nil {
 		return err

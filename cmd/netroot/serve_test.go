@@ -1,0 +1,74 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A hangup that comes before serve has read its policy, as of a reload right after a start, ends nothing; later ones are heeded.
+func TestServeEarlyHangup(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "netroot.yaml")
+	if err := syscall.Mkfifo(config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	serve := exec.Command(program(t), "serve", "--store", filepath.Join(dir, "store"), "--config", config, "--no-dhcp", "--no-tftp", "--no-nfs", "--http-port", fmt.Sprint(port))
+	said, err := serve.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := serve.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer serve.Wait()
+	defer serve.Process.Kill()
+	kill := time.AfterFunc(20*time.Second, func() { serve.Process.Kill() })
+	defer kill.Stop()
+	policy, err := os.OpenFile(config, os.O_WRONLY, 0) // which waits for serve to read
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := serve.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	const text = "default: menu\n"
+	if _, err := policy.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{os.WriteFile(config+".new", []byte(text), 0o644), os.Rename(config+".new", config), policy.Close()} { // whoever opens it again has a file
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all strings.Builder
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		fmt.Fprintln(&all, lines.Text())
+		switch {
+		case strings.Contains(lines.Text(), "listening"):
+			go func() { // until the policy is followed
+				for t.Context().Err() == nil {
+					serve.Process.Signal(syscall.SIGHUP)
+					time.Sleep(50 * time.Millisecond)
+				}
+			}()
+		case strings.Contains(lines.Text(), "reloaded"):
+			return
+		}
+	}
+	t.Errorf("serve ended: %s", &all)
+}

@@ -88,7 +88,7 @@ func (s *Server) Run(ctx context.Context) error {
 	desk := s.desk()
 	desk.Log = log
 	s.Policy.Knowing(desk.Ledger.IsInstalled)
-	if err := s.Policy.Require(desk.Check); err != nil {
+	if err := s.Policy.Require(s.checked(desk.Check, keeps, log)); err != nil {
 		return err
 	}
 	log = slog.New(newJournal(watch.Handler(log.Handler()), guard.name))

@@ -172,6 +172,31 @@ func TestServerEmptyStore(t *testing.T) {
 	}
 }
 
+// An image that the policy names and the store has not is told of when the policy comes into force, and stops nobody.
+func TestServerMissingImage(t *testing.T) {
+	s := openStore(t)
+	publish(t, s, "debian-12", "root")
+	policy, err := host.Parse("netroot.yaml", []byte("default: debian-13\nhosts:\n  - {name: a, mac: \"02:00:00:00:00:01\", image: debian-12}\n  - {name: b, mac: \"02:00:00:00:00:02\", image: debian-12@7}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told bytes.Buffer
+	server := &Server{Store: s, Policy: host.Fixed(policy), Ports: Ports{HTTP: freePort(t)}, Log: slog.New(slog.NewTextHandler(&told, nil))}
+	ctx, cancel := context.WithCancel(context.Background())
+	server.Opened = func() error { cancel(); return nil }
+	if err := server.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"level=WARN msg=missing service=policy file=netroot.yaml image=debian-12@7 ", "image=debian-13 "} {
+		if strings.Count(told.String(), want) != 1 {
+			t.Errorf("no %q in\n%s", want, &told)
+		}
+	}
+	if strings.Count(told.String(), "msg=missing") != 2 {
+		t.Errorf("%s", &told)
+	}
+}
+
 func TestServerUnknownInterface(t *testing.T) {
 	err := (&Server{Store: openStore(t), Policy: host.Fixed(host.Default().On([]string{"nosuch0"})), Ports: Ports{HTTP: freePort(t)}}).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "serve on nosuch0: no such interface") || !strings.Contains(err.Error(), "lo") {

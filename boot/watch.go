@@ -48,6 +48,22 @@ func (s *Server) keeps(log *slog.Logger) bool {
 	return true
 }
 
+// checked is check, and a warning for each image that the policy names and the store has not: it may still be built, and until then
+// the machines that are to boot it have only a menu that says so. Nothing is missing in a store that is not there.
+func (s *Server) checked(check func(*host.Policy) error, store bool, log *slog.Logger) func(*host.Policy) error {
+	return func(p *host.Policy) error {
+		if err := check(p); err != nil || !store {
+			return err
+		}
+		for _, ref := range slices.Compact(slices.Sorted(slices.Values(p.Images()))) {
+			if _, err := s.Store.Resolve(ref); err != nil {
+				log.Warn("missing", "service", "policy", "file", p.File(), "image", ref, "reason", "the policy names it: "+err.Error())
+			}
+		}
+		return nil
+	}
+}
+
 // transfers takes the figures of TFTP, and looks at its transfers before it says that a boot has stopped.
 func (w *watcher) transfers(t *tftp.Server) {
 	w.figures.TFTP = t.Stats

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +78,7 @@ func TestRivals(t *testing.T) {
 		"option 60 of something else":  {reply("10.77.0.9", "0.0.0.0", "", mask, id, "\x3cMSFT 5.0"), []string{"ok: "}},
 		"file field full of options":   {reply("10.77.0.9", "0.0.0.0", "\x42\x04boot\xff", mask, id, "\x34\x01"), []string{"ok: ", "note: names a boot server, boot"}},
 		"terminal in the header":       {reply("10.77.0.9", "10.77.0.8", "x\x1b\u009b.0", mask, id), []string{"ok: ", `fault: names the boot file "x??.0" on 10.77.0.8`}},
+		"a proxy with a menu":          {reply("0.0.0.0", "0.0.0.0", "", id, pxe, "\x2b\x03\x06\x01\x03"), []string{"fault: no DHCP server answered within 5s: ", "fault: another proxy-DHCP server, 10.77.0.2, offers a menu of its own (option 43): a machine"}},
 		"neither address nor anything": {reply("0.0.0.0", "0.0.0.0", "", id), []string{"fault: no DHCP server answered within 5s: ", "note: offers neither an address nor to boot"}},
 	} {
 		got := judge(eth0, []offer{mustRead(t, "10.77.0.2", c.p)}, site{wait: 5 * time.Second})
@@ -88,6 +90,14 @@ func TestRivals(t *testing.T) {
 		"fault: two DHCP servers answer, 10.77.0.2 and 192.168.1.1: which of the two a machine takes is chance, and so is its network, 10.77.0.0/24 or 192.168.1.0/24")
 	if f := judgeServers(eth0, nil, site{}); !strings.Contains(f[0].WayOut, "--mac") {
 		t.Errorf("no server for a stranger, and the way out is %q", f[0].WayOut)
+	}
+}
+
+func TestUnreadStore(t *testing.T) {
+	for level, err := range map[string]error{Note: &fs.PathError{Op: "open", Path: "images", Err: fs.ErrPermission}, Fault: &fs.PathError{Op: "read", Path: "images", Err: syscall.EIO}} {
+		if f := unread("store", err); f.Level != level || (f.WayOut == "run it as root") != (level == Note) {
+			t.Errorf("%v: %+v", err, f)
+		}
 	}
 }
 

@@ -49,7 +49,7 @@ func judge(i iface, offers []offer, s site) []Finding {
 			say(Note, "", "another proxy-DHCP server, %v, offers boot file %q; netroot leaves this machine alone: %s", o.sender(), o.file(), s.decision.Reason)
 		default:
 			say(Fault, "stop that one, or have each of the two ignore the machines of the other",
-				"another proxy-DHCP server, %v, offers boot file %q from %v: a machine takes whichever answers first", o.sender(), o.file(), o.server)
+				"another proxy-DHCP server, %v, offers %s: a machine takes whichever answers first", o.sender(), o.boots())
 		}
 	}
 	switch {

@@ -112,6 +112,14 @@ func (o offer) file() string {
 	return o.bootFile
 }
 
+// boots says what the sender would have a machine boot.
+func (o offer) boots() string {
+	if o.file() == "" {
+		return "a menu of its own (option 43)"
+	}
+	return fmt.Sprintf("boot file %q from %v", o.file(), o.server)
+}
+
 // sender names who sent it.
 func (o offer) sender() netip.Addr {
 	if v := o.options[54]; len(v) == 4 {

@@ -22,7 +22,7 @@ func (d *Doctor) store() []Finding {
 	about := "store " + d.Store.Dir()
 	images, err := d.Store.Images()
 	if err != nil {
-		return []Finding{{Level: Fault, About: about, What: err.Error(), WayOut: needsRoot(err)}}
+		return []Finding{unread(about, err)}
 	}
 	var list []Finding
 	say := func(level, about, what, wayOut string) {
@@ -75,6 +75,14 @@ func (d *Doctor) store() []Finding {
 		list = append(list, d.folder(largest)...)
 	}
 	return list
+}
+
+// unread is about a store that cannot be read. That this user may not is in nobody's way: serve runs as another one.
+func unread(about string, err error) Finding {
+	if errors.Is(err, fs.ErrPermission) {
+		return Finding{Level: Note, About: about, What: "it was not looked at: " + err.Error(), WayOut: needsRoot(err)}
+	}
+	return Finding{Level: Fault, About: about, What: err.Error()}
 }
 
 // wayAroundMemory is another way to deliver a medium.

@@ -113,6 +113,8 @@ func (c *cli) nodes(dir, who string) error {
 		}
 		fmt.Fprintln(c.stderr, "netroot: no 'netroot serve' has seen a machine on this store")
 		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; run it as root", err)
 	case err != nil:
 		return err
 	}

@@ -29,7 +29,7 @@ With --user it also gives the folder of what serve remembers to the user that se
 			}
 			gid, err := groupID(group)
 			if err != nil {
-				return usageError{fmt.Errorf("protect store %s: %w", s.Dir(), err)}
+				return usageError{fmt.Errorf("protect store %s: %w; make the group, as in the first lines of 'netroot units serve', or give another --group", s.Dir(), err)}
 			}
 			var server privilege.Account
 			if user != "" {

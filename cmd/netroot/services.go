@@ -59,6 +59,9 @@ func (s *services) chosen() (boot.Ports, error) {
 	if s.noNFS {
 		p.NFS, p.Portmap = 0, 0
 	}
+	if p == (boot.Ports{}) {
+		return p, usageError{fmt.Errorf("--no-dhcp, --no-tftp, --no-http and --no-nfs together leave nothing to serve: take one away")}
+	}
 	return p, nil
 }
 

@@ -32,7 +32,7 @@ It starts as an ordinary user who may open the ports and nothing else. The first
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := c.openStore()
 			if err != nil {
 				return err
@@ -47,6 +47,9 @@ It starts as an ordinary user who may open the ports and nothing else. The first
 					return fmt.Errorf("find the policy: %w", err)
 				}
 			}
+			if err := c.servesWith(cmd, u.Args); err != nil {
+				return err
+			}
 			text, err := u.text()
 			if err != nil {
 				return err
@@ -57,6 +60,21 @@ It starts as an ordinary user who may open the ports and nothing else. The first
 	}
 	cmd.Flags().StringVar(&user, "user", serverName, "the user and group to run as")
 	return cmd
+}
+
+// servesWith says whether serve takes these flags: a unit with others would never start. The global flags that are among them count from
+// then on.
+func (c *cli) servesWith(cmd *cobra.Command, flags []string) error {
+	serve := c.serveCommand()
+	serve.Flags().AddFlagSet(cmd.InheritedFlags())
+	err := serve.ParseFlags(flags)
+	if err == nil {
+		err = serve.ValidateArgs(serve.Flags().Args())
+	}
+	if err != nil {
+		return usageError{fmt.Errorf("what comes after --: %w (see 'netroot serve --help')", err)}
+	}
+	return nil
 }
 
 // unit is what differs between the units of different sites.

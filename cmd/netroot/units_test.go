@@ -48,6 +48,18 @@ func TestServeUnit(t *testing.T) {
 	}
 }
 
+// A unit with flags that serve does not take would never start.
+func TestServeUnitFlags(t *testing.T) {
+	for _, flags := range [][]string{{"--htp-port", "8080"}, {"--http-port", "x"}, {"eno1"}} {
+		var out, errs bytes.Buffer
+		c := &cli{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
+		code := c.run(context.Background(), append([]string{"units", "serve", "--store", "/srv/netroot", "--"}, flags...))
+		if code != exitUsage || out.Len() > 0 || !strings.Contains(errs.String(), "netroot serve --help") {
+			t.Errorf("%q: exit code %d: %s%s", flags, code, &errs, &out)
+		}
+	}
+}
+
 // Paths are those of the global flags, and words come out as they went in.
 func TestServeUnitPaths(t *testing.T) {
 	for _, c := range []struct {

@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -12,12 +13,14 @@ import (
 const (
 	// A machine that is refused tries again and again: the same is said of it once in this time.
 	refusalEvery = time.Minute
-	refusalsMax  = 4096
+	// Forged addresses make as many machines as there are packets: of more than these in that time only the number is told.
+	refusalsMax = 4096
+	manyRefused = "more clients are refused than are told apart"
 )
 
 // A journal completes the records of the services before they are written: one that names a client gets the attributes mac
 // and host, as far as they are known. The same refusal of the same machine is passed on once a minute, and the next time with
-// the number of those that were left out, as the attribute repeated.
+// the number of those that were left out, as the attribute repeated; and so are those of more machines than can be told apart.
 type journal struct {
 	next slog.Handler
 	name func(client netip.Addr) (mac net.HardwareAddr, host string)
@@ -44,7 +47,7 @@ func (r *record) take(a slog.Attr) {
 }
 
 func newJournal(next slog.Handler, name func(netip.Addr) (net.HardwareAddr, string)) *journal {
-	return &journal{next: next, name: name, said: &refusals{m: map[record]*refused{}}}
+	return &journal{next: next, name: name, said: &refusals{next: next, m: map[record]*refused{}}}
 }
 
 func (j *journal) Enabled(ctx context.Context, level slog.Level) bool {
@@ -82,7 +85,14 @@ func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 		}
 	}
 	if r.Message == "refused" && r.Level > slog.LevelInfo {
-		left, say := j.said.say(about, r.Time)
+		left, say, others := j.said.say(about, r.Time)
+		if others > 0 {
+			many := slog.NewRecord(r.Time, slog.LevelWarn, "refused", 0)
+			many.AddAttrs(slog.String("service", "journal"), slog.String("reason", manyRefused), slog.Int("repeated", others))
+			if err := j.said.next.Handle(ctx, many); err != nil {
+				return err
+			}
+		}
 		if !say {
 			return nil
 		}
@@ -95,8 +105,13 @@ func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 
 // refusals remembers which ones were written.
 type refusals struct {
-	mu sync.Mutex
-	m  map[record]*refused
+	next slog.Handler // without the attributes of one service
+
+	mu     sync.Mutex
+	m      map[record]*refused
+	swept  time.Time
+	others int       // that are not in m, since
+	told   time.Time // of them
 }
 
 type refused struct {
@@ -104,8 +119,8 @@ type refused struct {
 	left int // not written since
 }
 
-// say tells whether a refusal is to be written, and how many of its kind were not.
-func (s *refusals) say(about record, now time.Time) (left int, say bool) {
+// say tells whether a refusal is to be written, and how many of its kind were not; and how many others there were, when that is to be written.
+func (s *refusals) say(about record, now time.Time) (left int, say bool, others int) {
 	about.host = ""
 	if about.mac != "" {
 		about.client = ""
@@ -113,16 +128,24 @@ func (s *refusals) say(about record, now time.Time) (left int, say bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known := s.m[about]
-	if known != nil && now.Sub(known.at) < refusalEvery {
+	if known == nil && len(s.m) >= refusalsMax && now.Sub(s.swept) >= time.Second {
+		s.swept = now
+		maps.DeleteFunc(s.m, func(_ record, r *refused) bool { return now.Sub(r.at) >= refusalEvery })
+	}
+	switch {
+	case known != nil && now.Sub(known.at) < refusalEvery:
 		known.left++
-		return 0, false
+	case known != nil:
+		left, say = known.left, true
+		known.at, known.left = now, 0
+	case len(s.m) >= refusalsMax:
+		s.others++
+	default:
+		s.m[about] = &refused{at: now}
+		say = true
 	}
-	if known == nil && len(s.m) >= refusalsMax {
-		clear(s.m) // forged addresses; better said twice than never
+	if s.others > 0 && now.Sub(s.told) >= refusalEvery {
+		others, s.others, s.told = s.others, 0, now
 	}
-	if known != nil {
-		left = known.left
-	}
-	s.m[about] = &refused{at: now}
-	return left, true
+	return left, say, others
 }

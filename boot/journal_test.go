@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -80,10 +81,35 @@ msg=refused client=10.0.0.3 reason="not listed"
 	if got := out.String(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	for i := range 3 * refusalsMax {
-		refuse(0, netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}).String(), "not listed")
+}
+
+// Each packet may bear another address: neither memory nor log grow with them, and who is refused when that is over is told again.
+func TestJournalFlood(t *testing.T) {
+	var out strings.Builder
+	handler := newJournal(slog.NewTextHandler(&out, nil), func(netip.Addr) (net.HardwareAddr, string) { return nil, "" })
+	now := time.Now()
+	refuse := func(after time.Duration, i int) {
+		client := netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}).String()
+		r := slog.NewRecord(now.Add(after), slog.LevelWarn, "refused", 0)
+		r.AddAttrs(slog.String("service", "tftp"), slog.String("client", client), slog.String("reason", client+" is not listed"))
+		if err := handler.Handle(context.Background(), r); err != nil {
+			t.Error(err)
+		}
+	}
+	const many = 20 * refusalsMax
+	for i := range many {
+		refuse(time.Duration(i)*time.Second/(many/2), i) // in two seconds
+	}
+	if n := strings.Count(out.String(), "\n"); n < refusalsMax || n > refusalsMax+1 {
+		t.Errorf("%d refusals were written of %d", n, many)
 	}
 	if n := len(handler.said.m); n > refusalsMax {
 		t.Errorf("%d refusals are remembered", n)
+	}
+	out.Reset()
+	refuse(refusalEvery+3*time.Second, many)
+	want := fmt.Sprintf("level=WARN msg=refused service=journal reason=%q repeated=%d\n", manyRefused, many-refusalsMax-1)
+	if got := out.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, want) || !strings.Contains(got, " is not listed\"\n") {
+		t.Errorf("after it: %s, want %s", got, want)
 	}
 }

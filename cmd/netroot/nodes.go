@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -146,14 +145,12 @@ func (c *cli) nodes(dir, who string) error {
 	return nil
 }
 
-// called finds machines by name, MAC or address. A machine with two cards is there twice.
+// called finds machines by name, MAC or address, as the policy would. A machine with two cards is there twice.
 func called(machines []nodes.Machine, who string) []nodes.Machine {
-	if mac, err := net.ParseMAC(who); err == nil {
-		who = mac.String()
-	}
+	mac, err := host.ParseMAC(who)
 	var found []nodes.Machine
 	for _, m := range machines {
-		if m.Name == who || m.MAC == who || len(m.Addresses) > 0 && m.Addresses[0].String() == who {
+		if strings.EqualFold(m.Name, who) || err == nil && m.MAC == mac.String() || len(m.Addresses) > 0 && m.Addresses[0].String() == who {
 			found = append(found, m)
 		}
 	}

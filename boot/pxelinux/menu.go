@@ -57,7 +57,8 @@ type Menu struct {
 }
 
 // Usable returns the menu without the entries that the loader or the kernel would garble or cut, so that one bad image spoils
-// nobody's menu, and why each of them is left out. base is as for Text; ipxe says that IPXEScript is to write it.
+// nobody's menu, and why each of them is left out. When only entries of submenus remain, they are the menu. base is as for
+// Text; ipxe says that IPXEScript is to write it.
 func (m Menu) Usable(base string, ipxe bool) (Menu, []error) {
 	var left []error
 	var good []Entry
@@ -75,6 +76,11 @@ func (m Menu) Usable(base string, ipxe bool) (Menu, []error) {
 	if len(left) > 0 && len(good) == 0 {
 		m.Note = left[0].Error()
 		m.Local, m.Direct = true, false
+	}
+	if len(good) > 0 && good[0].Submenu != "" { // what starts by itself has to be in the menu, not below it
+		for i := range good {
+			good[i].Submenu = ""
+		}
 	}
 	m.Entries = good
 	return m, left

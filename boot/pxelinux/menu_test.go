@@ -179,6 +179,12 @@ func TestUsable(t *testing.T) {
 			t.Errorf("%s:\n%s", name, text)
 		}
 	}
+	older := good
+	older.Submenu = "Older generations"
+	m, _ := (Menu{Entries: []Entry{long, older}}).Usable("", false)
+	if text, err := m.Text(""); err != nil || !strings.Contains(text, "MENU DEFAULT") || strings.Contains(text, "MENU BEGIN") {
+		t.Errorf("nothing but an older generation can be booted, and is not what the menu starts: %v\n%s", err, text)
+	}
 	if m, _ := (Menu{Direct: true, Entries: []Entry{long}}).Usable("", false); m.Direct || !m.Local || m.Note == "" {
 		t.Errorf("a machine's own image: %+v", m)
 	}

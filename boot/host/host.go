@@ -24,6 +24,7 @@ type Machine struct {
 	Interface string     // the server's interface it came in on, or "" when the service cannot know
 	Address   netip.Addr // its own, when it has one
 	Near      netip.Addr // another on its network: that of the relay, or the server's own there
+	Trial     bool       // somebody asks in its place: nothing of it is remembered
 }
 
 // A Decision is what one machine gets.

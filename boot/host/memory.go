@@ -100,7 +100,7 @@ func (k *memory) complete(p *Policy, m Machine) Machine {
 		m.UUID = known
 		return m
 	}
-	if _, listed := p.byUUID[m.UUID]; !listed || m.UUID == known || known == "" && len(k.uuid) >= maxRemembered {
+	if _, listed := p.byUUID[m.UUID]; !listed || m.Trial || m.UUID == known || known == "" && len(k.uuid) >= maxRemembered {
 		return m
 	}
 	if k.uuid == nil {

@@ -31,6 +31,12 @@ func TestMemory(t *testing.T) {
 	if d := live.Decide(Machine{MAC: board}); !d.Ignore {
 		t.Errorf("before it told its UUID: %+v", d)
 	}
+	if d := live.Decide(Machine{MAC: board, UUID: uuid, Trial: true}); d.Name != "board" {
+		t.Errorf("tried out with its UUID: %+v", d)
+	}
+	if d := live.Decide(Machine{MAC: board}); !d.Ignore {
+		t.Errorf("after somebody tried it out: %+v", d)
+	}
 	for range 3 {
 		if d := live.Decide(Machine{MAC: board, UUID: uuid}); d.Name != "board" {
 			t.Errorf("with its UUID: %+v", d)

@@ -36,7 +36,7 @@ func (w watched) Open(name string) (fs.File, error) {
 // Deciding is decide for a service that machines ask first: it notes that they did.
 func (d *Desk) Deciding(m host.Machine) host.Decision {
 	decision := d.Decide(m)
-	if decision.Name != "" && decision.Image != "" && !decision.Ignore {
+	if decision.Name != "" && decision.Image != "" && !decision.Ignore && !m.Trial {
 		d.Ledger.Asked(decision.Name)
 	}
 	return decision

@@ -107,6 +107,20 @@ func boot(d *Desk, m host.Machine) {
 	}
 }
 
+// Trying out what a machine would be answered gives nobody its seed.
+func TestTrialBeginsNoBoot(t *testing.T) {
+	d, _ := newDesk(t)
+	asked := func() bool { return !d.Ledger.booted[key("nuc")].Asked.IsZero() }
+	m := nuc
+	m.Trial = true
+	if d.Deciding(m); asked() {
+		t.Error("somebody who asked in its place began its boot")
+	}
+	if d.Deciding(nuc); !asked() {
+		t.Error("it asked, and its boot did not begin")
+	}
+}
+
 func TestDocument(t *testing.T) {
 	d, live := newDesk(t)
 	for _, m := range []host.Machine{nuc, other, guest, nobody, far} {

@@ -130,6 +130,7 @@ func (r *reader) handle(p []byte, info unix.Inet4Pktinfo, from netip.AddrPort, n
 		return
 	}
 	machine := req.Machine(link.Name, local)
+	machine.Trial = who.asker != ""
 	d := r.server.Decide(machine)
 	answer, err := Reply(req, d, local, from, r.role, r.server.Config)
 	if err != nil {

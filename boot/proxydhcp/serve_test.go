@@ -32,7 +32,7 @@ func TestEventsOfAnswers(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(said, nil))
 	s.serveOurs(t, &Server{Log: log, Decide: func(m host.Machine) host.Decision {
 		if m.Interface != "eth0" || m.UUID != "58b41815-581e-c62a-d4e2-f44d30606469" {
-			return host.Decision{Ignore: true, Reason: fmt.Sprintf("asked about %+v", m)}
+			return host.Decision{Ignore: true, Reason: fmt.Sprintf("asked about %+v, a trial: %v", m, m.Trial)}
 		}
 		return host.Decision{Name: "alpha"}
 	}})
@@ -72,6 +72,7 @@ func TestEventsOfAnswers(t *testing.T) {
 	})
 	said.wait(t, `msg=offer service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha asker="this machine" arch=0`)
 	said.wait(t, `msg=refused service=dhcp mac=52:54:00:12:34:56 interface=eth0 asker="this machine" arch=0 reason="asked about`)
+	said.wait(t, "a trial: true")
 }
 
 // A socket on another port answers what its role does, for a firewall that sends requests on to it.

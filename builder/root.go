@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"netroot/builder/check"
 	"netroot/builder/customize"
@@ -34,7 +35,8 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 		}
 	}()
 	// What is in /usr came with the packages, whenever they were put together.
-	if err := os.Chtimes(filepath.Join(session.Tree(), "usr"), root.newest, root.newest); err != nil {
+	at := unix.NsecToTimespec(root.newest.UnixNano())
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(session.Tree(), "usr"), []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", r.Name, err)
 	}
 	provided, err := customize.Apply(ctx, r, session, b.log())

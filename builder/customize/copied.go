@@ -23,7 +23,7 @@ import (
 // copy can live without a disk, beside it. It comes before Apply, so that what the recipe says has the last word. It
 // returns a line for each change.
 func Copied(rec *recipe.Recipe, s *chroot.Session) ([]string, error) {
-	return openRoot(s.Root()).copied(rec)
+	return openRoot(s.Tree()).copied(rec) // where no link leads to what the session mounted: to the kernel's log, to devices
 }
 
 // CopiedDigest is the SHA-256, in hex, of what decides what Copied takes out.
@@ -80,7 +80,7 @@ func (c *copiedRoot) editAs(name, why string, show func(line string) string, cha
 	if err != nil {
 		return nil // not there, or a link to nowhere
 	}
-	data, err := fs.ReadFile(c.fsys, resolved)
+	data, err := tree.ReadFile(c.fsys, resolved)
 	if err != nil {
 		return nil // a folder of that name
 	}

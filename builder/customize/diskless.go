@@ -330,7 +330,11 @@ func (r rootDir) upToDate() error {
 		if err := r.writeString(name, text); err != nil {
 			return err
 		}
-		if err := os.Chtimes(r.host(name), at, at); err != nil {
+		resolved, err := tree.Resolve(r.fsys, name) // /var may be a link to another folder
+		if err == nil {
+			err = os.Chtimes(r.host(resolved), at, at)
+		}
+		if err != nil {
 			return fmt.Errorf("write %s: %w", name, cause(err))
 		}
 	}

@@ -421,3 +421,26 @@ func TestLendResolver(t *testing.T) {
 		}
 	}
 }
+
+// /var may be a link to another folder of the root, and to one of the host for whoever follows it there.
+func TestUpToDateStaysInTheRoot(t *testing.T) {
+	r := plainRoot(t)
+	host := t.TempDir()
+	old := time.Unix(1e9, 0)
+	theirs := filepath.Join(host, ".updated")
+	if err := errors.Join(os.RemoveAll(r.dir+"/var"), os.MkdirAll(r.dir+host, 0o755), os.Symlink(host, r.dir+"/var"),
+		os.WriteFile(theirs, nil, 0o600), os.Chtimes(theirs, old, old)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.upToDate(); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(theirs); err != nil || !st.ModTime().Equal(old) {
+		t.Errorf("the host's file has another time: %v, %v", st.ModTime(), err)
+	}
+	if usr, err := os.Stat(r.dir + "/usr"); err != nil {
+		t.Error(err)
+	} else if st, err := os.Stat(r.dir + theirs); err != nil || st.ModTime().Sub(usr.ModTime()).Abs() > time.Microsecond {
+		t.Errorf("the root's file is of another time than /usr: %v", err)
+	}
+}

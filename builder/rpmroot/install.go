@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path"
@@ -18,6 +19,7 @@ import (
 
 	"netroot/builder/chroot"
 	"netroot/builder/rpm"
+	"netroot/builder/tree"
 )
 
 // spool is where the package files lie in the root while its rpm reads them. The session's /tmp is too small for them.
@@ -178,9 +180,14 @@ func clean(root string) error {
 	if err := os.RemoveAll(filepath.Join(root, spool)); err != nil {
 		return err
 	}
-	environment, err := filepath.Glob(filepath.Join(root, "var/lib/rpm/__db.*"))
+	fsys := os.DirFS(root)
+	dir, err := tree.Resolve(fsys, "var/lib/rpm")
+	if err != nil {
+		return nil // its database lies elsewhere, and is none of Berkeley's
+	}
+	environment, err := fs.Glob(fsys, path.Join(dir, "__db.*"))
 	for _, name := range environment {
-		err = errors.Join(err, os.Remove(name))
+		err = errors.Join(err, os.Remove(filepath.Join(root, name)))
 	}
 	return err
 }
@@ -210,7 +217,10 @@ type watcher struct {
 	patience time.Duration
 }
 
-const keepLines = 30
+const (
+	keepLines = 30
+	longLine  = 64 << 10 // and what goes on without an end is cut into such lines
+)
 
 func (w *watcher) Write(p []byte) (int, error) {
 	if w.idle != nil && w.idle.Stop() {
@@ -218,12 +228,15 @@ func (w *watcher) Write(p []byte) (int, error) {
 	}
 	w.partial = append(w.partial, p...)
 	for {
-		i := bytes.IndexByte(w.partial, '\n')
+		i, end := bytes.IndexByte(w.partial, '\n'), 1
+		if i < 0 && len(w.partial) >= longLine {
+			i, end = longLine, 0
+		}
 		if i < 0 {
 			return len(p), nil
 		}
 		w.take(strings.TrimRight(string(w.partial[:i]), "\r"))
-		w.partial = w.partial[i+1:]
+		w.partial = w.partial[i+end:]
 	}
 }
 

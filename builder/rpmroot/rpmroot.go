@@ -205,6 +205,10 @@ func (u *unpacker) folder(at string, e *rpm.Entry) error {
 		if to, err := tree.Stat(u.fsys, strings.TrimPrefix(e.Name, "/")); err == nil && to.IsDir() {
 			return nil // a link to a folder serves as one
 		}
+		// Any other makes way, as it does for rpm (lib/fsm.c). To chmod it would be a file of the host.
+		if err := os.Remove(at); err != nil {
+			return err
+		}
 	}
 	if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -262,7 +266,11 @@ func (u *unpacker) own() error {
 		if err := os.Lchown(at, users[e.User], groups[e.Group]); err != nil {
 			return err
 		}
-		if e.Type() != rpm.ModeLink { // chown takes setuid away
+		info, err := os.Lstat(at)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 { // chown takes setuid away
 			if err := unix.Chmod(at, e.Mode&0o7777); err != nil {
 				return err
 			}

@@ -10,6 +10,8 @@
 package tree
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strings"
@@ -120,11 +122,26 @@ func bare(err error) error {
 	return err
 }
 
-// ReadFile reads the file that name leads to.
+// maxFile is far above what is read whole of a root: libraries, programs, lists.
+const maxFile = 256 << 20
+
+// ReadFile reads the file that name leads to. It reads nothing but regular files, and none of more than 256 MiB: a pipe, or a device such
+// as /dev/zero, has no end.
 func ReadFile(fsys fs.FS, name string) ([]byte, error) {
 	p, err := Resolve(fsys, name)
 	if err != nil {
 		return nil, err
+	}
+	info, err := fs.Lstat(fsys, p)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+	case !info.Mode().IsRegular():
+		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("it is no regular file")}
+	case info.Size() > maxFile:
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("it has %d bytes, more than any such file", info.Size())}
 	}
 	return fs.ReadFile(fsys, p)
 }

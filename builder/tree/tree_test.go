@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"netroot/builder/need"
 )
@@ -105,6 +106,27 @@ func TestReadFile(t *testing.T) {
 	b, err := ReadFile(fsys, "/bin/sh")
 	if err != nil || string(b) != "usr/bin/dash" {
 		t.Errorf("ReadFile(/bin/sh) = %q, %v", b, err)
+	}
+	// What a copied machine or a package may have put in a file's place would be read for ever, or fill the memory.
+	dir := t.TempDir()
+	if err := errors.Join(syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600), os.Symlink("fifo", filepath.Join(dir, "link")),
+		os.WriteFile(filepath.Join(dir, "huge"), nil, 0o600), os.Truncate(filepath.Join(dir, "huge"), maxFile+1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"fifo", "link", "huge", "."} {
+		read := make(chan error, 1)
+		go func() {
+			_, err := ReadFile(os.DirFS(dir), name)
+			read <- err
+		}()
+		select {
+		case err := <-read:
+			if err == nil {
+				t.Errorf("%s was read", name)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s is still being read", name)
+		}
 	}
 	if !Exists(fsys, "/sbin/modprobe") || Exists(fsys, "/sbin/gone") {
 		t.Error("Exists: wrong about a link and a dangling link")

@@ -187,7 +187,7 @@ func (o *opener) lists(ctx context.Context, r repo, rel *release) ([][]Package, 
 					o.log.Warn("repository skipped: it has nothing for this architecture", "repository", r.name, "component", component, "arch", arch)
 				default:
 					return nil, fmt.Errorf("%s at %s has no packages of component %s for %s (components: %v, architectures: %v)",
-						r.name, r.base, component, arch, rel.components, rel.archs)
+						r.name, fetch.Redact(r.base), component, arch, rel.components, rel.archs)
 				}
 				continue
 			}

@@ -42,6 +42,9 @@ func (c Cache) Remove(sum string) error {
 
 // Holds is Has for a blob of a known length; one of another length (a damaged disk) is removed.
 func (c Cache) Holds(sum string, size int64) bool {
+	if !validSum(sum) {
+		return false // a path of some other file, perhaps
+	}
 	info, err := os.Stat(c.Path(sum))
 	if err != nil || !info.Mode().IsRegular() {
 		return false

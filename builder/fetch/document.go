@@ -35,7 +35,7 @@ func (f *Fetcher) Document(ctx context.Context, url string, max int64) ([]byte, 
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", redact(url), err)
+		return nil, fmt.Errorf("fetch %s: %w", Redact(url), err)
 	}
 	return data, nil
 }
@@ -44,7 +44,7 @@ func (f *Fetcher) Document(ctx context.Context, url string, max int64) ([]byte, 
 func (f *Fetcher) DocumentOnce(ctx context.Context, url string, max int64) ([]byte, error) {
 	data, err := f.document(ctx, url, max)
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", redact(url), err)
+		return nil, fmt.Errorf("fetch %s: %w", Redact(url), err)
 	}
 	return data, nil
 }

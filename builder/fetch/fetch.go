@@ -137,7 +137,7 @@ func (f *Fetcher) Get(ctx context.Context, items []Item, done func(i int, path s
 					if _, several := errors.AsType[*nowhere](err); several {
 						return fmt.Errorf("fetch %s from any of %d servers: %w", items[i].Name, 1+len(items[i].Also), err)
 					}
-					return fmt.Errorf("fetch %s from %s: %w", items[i].Name, redact(items[i].URL), err)
+					return fmt.Errorf("fetch %s from %s: %w", items[i].Name, Redact(items[i].URL), err)
 				}
 				ready <- i
 				if left.Add(-1) == 0 {
@@ -242,7 +242,7 @@ func (e *nowhere) Error() string {
 	const most = 3
 	var says []string
 	for i, err := range e.errs[:min(len(e.errs), most)] {
-		says = append(says, fmt.Sprintf("%s: %v", redact(e.urls[i]), err))
+		says = append(says, fmt.Sprintf("%s: %v", Redact(e.urls[i]), err))
 	}
 	if n := len(e.errs) - most; n > 0 {
 		says = append(says, fmt.Sprintf("and no better from %d more", n))

@@ -437,7 +437,7 @@ func TestNothingToVerifyWith(t *testing.T) {
 }
 
 func TestRedact(t *testing.T) {
-	if got := redact("http://me:secret@host/x"); strings.Contains(got, "secret") {
+	if got := Redact("http://me:secret@host/x"); strings.Contains(got, "secret") {
 		t.Error(got)
 	}
 }

@@ -197,7 +197,7 @@ func (f *Fetcher) Size(ctx context.Context, url string) (int64, error) {
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("ask for the size of %s: %w", redact(url), err)
+		return 0, fmt.Errorf("ask for the size of %s: %w", Redact(url), err)
 	}
 	return size, nil
 }

@@ -175,8 +175,8 @@ func openFile(u *url.URL, offset int64) (io.ReadCloser, int64, error) {
 	return file, offset, nil
 }
 
-// redact returns a URL fit for a log: without a password.
-func redact(rawURL string) string {
+// Redact returns a URL fit for a log: without a password.
+func Redact(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return "a URL that cannot be read"

@@ -5,7 +5,9 @@ package lock
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -32,6 +34,16 @@ type Package struct {
 // Sum is the checksum that the package is verified by and that names it in the cache.
 func (p Package) Sum() string {
 	return cmp.Or(p.SHA256, p.SHA512, p.SHA1)
+}
+
+// summed says whether there is a checksum, and whether each is one: the name of a file in the cache is made of it.
+func (p Package) summed() bool {
+	for sum, size := range map[string]int{p.SHA256: sha256.Size, p.SHA512: sha512.Size, p.SHA1: sha1.Size} {
+		if _, err := hex.DecodeString(sum); sum != "" && (err != nil || len(sum) != 2*size || sum != strings.ToLower(sum)) {
+			return false
+		}
+	}
+	return p.Sum() != ""
 }
 
 // A Lock pins every package of one root.
@@ -102,7 +114,7 @@ func Read(path string) (*Lock, error) {
 		return nil, fmt.Errorf("read lock %s: %w", path, err)
 	}
 	for _, p := range l.Packages {
-		if p.Name == "" || p.Path == "" || len(p.SHA256) != 64 && len(p.SHA512) != 128 && len(p.SHA1) != 40 || p.Size <= 0 {
+		if p.Name == "" || p.Path == "" || !p.summed() || p.Size <= 0 {
 			return nil, fmt.Errorf("read lock %s: package %q lacks a path, a size or a checksum", path, p.Name)
 		}
 	}

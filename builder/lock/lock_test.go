@@ -59,6 +59,9 @@ func TestReadErrors(t *testing.T) {
 		`{"arch": "amd64", "extra": 1}`: `unknown field "extra"`,
 		`{"packages": [{"name": "x"}]}`: `package "x" lacks`,
 		`{"packages": [{"name": "x", "path": "p", "size": 1, "sha256": "ab"}]}`: `package "x" lacks`,
+		// What is no checksum would name a file outside the cache, which a wrong size has removed.
+		`{"packages": [{"name": "x", "path": "p", "size": 1, "sha256": "` + strings.Repeat("../", 18) + `etc/passwd"}]}`:                                `package "x" lacks`,
+		`{"packages": [{"name": "x", "path": "p", "size": 1, "sha1": "` + strings.Repeat("a", 40) + `", "sha256": "` + strings.Repeat("x", 64) + `"}]}`: `package "x" lacks`,
 	} {
 		path := filepath.Join(t.TempDir(), "bad.lock")
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {

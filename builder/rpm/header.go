@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 )
 
 // A Tag names a field of a header (rpm's include/rpm/rpmtag.h).
@@ -242,6 +243,10 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 	for _, t := range []Tag{TagName, TagVersion, TagRelease, TagArch} {
 		if f.Header.String(t) == "" {
 			return nil, fmt.Errorf("the header has no field %d", t)
+		}
+		// They make the names of files, and words of rpm's command line.
+		if s := f.Header.String(t); strings.ContainsFunc(s, func(c rune) bool { return c == '/' || c <= ' ' || c == 0x7f }) {
+			return nil, fmt.Errorf("the header has %q where no slash, blank or control character may be", s)
 		}
 	}
 	return f, nil

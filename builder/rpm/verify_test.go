@@ -330,3 +330,20 @@ func TestPayloadDigests(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesThatAreNone has packages whose names would be paths, or several words.
+func TestNamesThatAreNone(t *testing.T) {
+	path := buildPackage(t, "w9.gzdio")
+	at := open(t, path).headerOff
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"/", " ", "\n", "\x1b"} {
+		forged := bytes.Clone(file)
+		set(t, forged[at:], TagName, []byte(bad))
+		if f, err := Open(bytes.NewReader(forged), int64(len(forged))); err == nil {
+			t.Errorf("%q was opened", f)
+		}
+	}
+}

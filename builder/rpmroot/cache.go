@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -89,8 +90,14 @@ func (c Cache) Keep(image string, packages []*Package, changes string) (kept str
 	if err != nil {
 		return "", err
 	}
-	if err := os.RemoveAll(filepath.Dir(entry)); err != nil {
+	old, err := os.ReadDir(filepath.Dir(entry))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
+	}
+	for _, other := range old {
+		if err := discard(filepath.Join(filepath.Dir(entry), other.Name())); err != nil {
+			return "", err
+		}
 	}
 	if err := errors.Join(makeFolder(filepath.Dir(filepath.Dir(entry))), makeFolder(filepath.Dir(entry))); err != nil {
 		return "", err
@@ -133,9 +140,17 @@ func usable(entry string) bool {
 	return os.Chtimes(entry, now, now) == nil // gc goes by it
 }
 
+// discard takes an entry away. Should it be stopped halfway, what is left does not say that it is whole.
+func discard(entry string) error {
+	if err := os.Remove(filepath.Join(entry, "boot")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(entry)
+}
+
 // fill makes an entry anew, or leaves none.
 func fill(entry string, with func() error) error {
-	if err := os.RemoveAll(entry); err != nil {
+	if err := discard(entry); err != nil {
 		return err
 	}
 	err := os.Mkdir(entry, 0o700)
@@ -146,7 +161,7 @@ func fill(entry string, with func() error) error {
 		err = os.WriteFile(filepath.Join(entry, "boot"), []byte(atomicfile.BootID()), 0o600)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(entry))
+		return errors.Join(err, discard(entry))
 	}
 	return nil
 }

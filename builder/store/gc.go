@@ -194,7 +194,7 @@ func (s *Store) PruneCache(ctx context.Context, keep map[string]bool, age time.D
 		return p, fmt.Errorf("prune the cache: %w", err)
 	}
 	defer os.RemoveAll(trash)
-	for _, pattern := range []string{"sha256/*/*", "sha1/*/*", "unpacked/*", "starters/*", "installed/*/*", "copies/*"} {
+	for _, pattern := range []string{"sha256/*/*", "sha512/*/*", "sha1/*/*", "unpacked/*", "starters/*", "installed/*/*", "copies/*"} {
 		paths, err := filepath.Glob(filepath.Join(globEscape(s.CacheDir()), pattern))
 		if err != nil {
 			return p, fmt.Errorf("prune the cache: %w", err)

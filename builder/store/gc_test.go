@@ -146,6 +146,7 @@ func TestPruneCache(t *testing.T) {
 	}
 	put("sha256/aa/"+sum("a"), old)
 	put("sha256/bb/"+sum("b"), old)
+	put("sha512/bb/"+sum("b")+sum("b"), old)
 	put("sha256/cc/"+sum("c"), old)
 	put("sha256/dd/"+sum("d"), time.Now())
 	put("sha256/ee/"+sum("e")+".part", old)
@@ -170,10 +171,10 @@ func TestPruneCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Entries != 5 || got.Bytes != 200 {
+	if got.Entries != 6 || got.Bytes != 300 {
 		t.Errorf("pruned %+v", got)
 	}
-	for name, want := range map[string]bool{"sha256/aa/" + sum("a"): true, "sha256/bb/" + sum("b"): false, "sha256/cc/" + sum("c"): true,
+	for name, want := range map[string]bool{"sha256/aa/" + sum("a"): true, "sha256/bb/" + sum("b"): false, "sha512/bb/" + sum("b") + sum("b"): false, "sha256/cc/" + sum("c"): true,
 		"sha256/dd/" + sum("d"): true, "sha256/ee/" + sum("e") + ".part": false, "unpacked/" + sum("a") + "/data/file": true,
 		"unpacked/" + sum("b"): false, "starters/" + sum("g"): false, "starters/" + sum("h"): true, "documents/InRelease": true, "copies/x-1/digest": true, "copies/y-2": false} {
 		if _, err := os.Stat(filepath.Join(s.CacheDir(), name)); (err == nil) != want {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"netroot/builder/rpm"
 )
@@ -238,6 +239,9 @@ func (p *primaryReader) pkg() error {
 			case "package":
 				if pkg.Name == "" || pkg.Arch == "" || pkg.EVR.Version == "" {
 					return fmt.Errorf("a package without a name, version or architecture, near byte %d", p.dec.InputOffset())
+				}
+				if strings.ContainsFunc(pkg.String(), unicode.IsControl) {
+					pkg.broken = fmt.Errorf("%q has control characters", pkg)
 				}
 				if p.keep(pkg) {
 					p.out = append(p.out, pkg)

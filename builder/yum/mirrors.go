@@ -56,7 +56,7 @@ func (o *opener) find(ctx context.Context, repo *Repo) (*source, error) {
 			return s, nil
 		}
 		if len(bases) > 1 {
-			o.log.Warn("mirror passed over", "repository", repo.Name, "mirror", bases[i], "reason", failed[i])
+			o.log.Warn("mirror passed over", "repository", repo.Name, "mirror", fetch.Redact(bases[i]), "reason", failed[i])
 		}
 		return nil, context.Cause(ctx)
 	}
@@ -92,7 +92,7 @@ func (o *opener) read(ctx context.Context, s *source, accept []digest, document 
 		s.groups, err = o.groups(ctx, s)
 	}
 	if err != nil {
-		return fmt.Errorf("at %s: %w", s.bases[0], err)
+		return fmt.Errorf("at %s: %w", fetch.Redact(s.bases[0]), err)
 	}
 	return nil
 }
@@ -122,7 +122,7 @@ func (o *opener) bases(ctx context.Context, repo *Repo) (urls []string, accept [
 		urls, err = parseMirrorlist(data)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", address, err)
+		return nil, nil, fmt.Errorf("%s: %w", fetch.Redact(address), err)
 	}
 	for i := range urls {
 		if urls[i], err = o.cfg.expand(urls[i]); err != nil {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -335,6 +336,41 @@ func TestMetalinkVouches(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		case u.Mirrors()["linked"][0] != c.base:
 			t.Errorf("%s: taken from %s", c.name, u.Mirrors()["linked"])
+		}
+	}
+}
+
+// TestPasswordsAreNotTold has a password in the address of a repository, and faults of all kinds.
+func TestPasswordsAreNotTold(t *testing.T) {
+	dir := t.TempDir()
+	writeRepo(t, dir, small(t), "")
+	for fault, h := range map[string]http.Handler{
+		"nothing there": http.NotFoundHandler(),
+		"no repomd.xml": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "log in") }),
+		"no primary": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/repodata/repomd.xml" {
+				http.NotFound(w, r)
+				return
+			}
+			http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
+		}),
+		"not vouched for": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/metalink" {
+				fmt.Fprintf(w, `<metalink><files><file name="repomd.xml"><verification><hash type="sha256">%064d</hash></verification><resources><url>http://me:hunter2@%s/repodata/repomd.xml</url></resources></file></files></metalink>`, 0, r.Host)
+				return
+			}
+			http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
+		}),
+	} {
+		at := strings.Replace(newMirror(t, h).URL, "http://", "http://me:hunter2@", 1)
+		for _, r := range []Repo{{BaseURL: at}, {BaseURL: at + "/$unknown"}, {MirrorList: at + "/list"}, {Metalink: at + "/metalink"}, {BaseURL: at, SignedRepo: true}} {
+			r.Name = "r"
+			var log strings.Builder
+			f := &fetch.Fetcher{Cache: fetch.Cache{Dir: t.TempDir()}, Attempts: 1, Log: slog.New(slog.NewTextHandler(&log, nil))}
+			_, err := Open(t.Context(), Config{Repos: []Repo{r}, Arch: "i686"}, f)
+			if all := fmt.Sprint(err) + log.String(); strings.Contains(all, "hunter2") {
+				t.Errorf("%s, %+v: %s", fault, r, all)
+			}
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (c Config) expand(s string) (string, error) {
 		return ""
 	})
 	if unknown != "" {
-		return "", fmt.Errorf("%s: variable %s has no value", s, unknown)
+		return "", fmt.Errorf("%s: variable %s has no value", fetch.Redact(s), unknown)
 	}
 	return out, nil
 }
@@ -159,7 +159,7 @@ func (o *opener) repomd(ctx context.Context, repo *Repo, base string, accept []d
 		return nil, err
 	}
 	if accept != nil && !slices.ContainsFunc(accept, func(d digest) bool { return d.vouches(data) }) {
-		return nil, fmt.Errorf("%s is none that the metalink vouches for: the mirror is out of date, or lies", address)
+		return nil, fmt.Errorf("%s is none that the metalink vouches for: the mirror is out of date, or lies", fetch.Redact(address))
 	}
 	if repo.SignedRepo {
 		signature, err := document(ctx, address+".asc", maxRepomd)
@@ -173,12 +173,12 @@ func (o *opener) repomd(ctx context.Context, repo *Repo, base string, accept []d
 			return nil, errors.New("repo_gpgcheck without a gpgkey to check with")
 		}
 		if err := o.verify(repo, data, signature); err != nil {
-			return nil, fmt.Errorf("at %s: %w", base, err)
+			return nil, fmt.Errorf("at %s: %w", fetch.Redact(base), err)
 		}
 	}
 	md, err := parseRepomd(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", address, err)
+		return nil, fmt.Errorf("%s: %w", fetch.Redact(address), err)
 	}
 	return md, nil
 }
@@ -239,7 +239,7 @@ func (o *opener) unmeasured(ctx context.Context, item fetch.Item, f dataFile) (i
 	for _, at := range append([]string{item.URL}, item.Also...) {
 		data, err := o.fetcher.Document(ctx, at, maxUnmeasured)
 		if err == nil && !f.sum.vouches(data) {
-			err = fmt.Errorf("fetch %s from %s: it is not what repomd.xml vouches for with %s", item.Name, at, f.sum)
+			err = fmt.Errorf("fetch %s from %s: it is not what repomd.xml vouches for with %s", item.Name, fetch.Redact(at), f.sum)
 		}
 		if err != nil {
 			failed = append(failed, err)

@@ -87,7 +87,7 @@ func exitCode(err error) int {
 }
 
 func (c *cli) sayError(err error) {
-	text := strings.TrimRight(err.Error(), "\n")
+	text := strings.TrimRight(safe(err.Error()), "\n")
 	fmt.Fprintln(c.stderr, "netroot: "+strings.ReplaceAll(text, "\n", "\nnetroot: "))
 }
 

@@ -117,7 +117,7 @@ func (c *cli) showCommand() *cobra.Command {
 			m := g.Manifest
 			w := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
 			row := func(name, format string, values ...any) {
-				fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, values...))
+				fmt.Fprintf(w, "%s\t%s\n", name, safe(fmt.Sprintf(format, values...)))
 			}
 			row("generation", "%s%s", g.Ref(), map[bool]string{true: " (current)"}[g.Current])
 			row("created", "%s", m.Created.Local().Format(time.RFC3339))

@@ -37,7 +37,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	} else if r.Level >= slog.LevelWarn {
 		b.WriteString("warning: ")
 	}
-	b.WriteString(r.Message)
+	b.WriteString(strings.ReplaceAll(safe(r.Message), "\n", `\n`))
 	b.WriteString(h.prefix)
 	below := ""
 	r.Attrs(func(a slog.Attr) bool {
@@ -48,7 +48,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 		writeAttr(&b, a)
 		return true
 	})
-	b.WriteString(strings.ReplaceAll(below, "\n", "\nnetroot: "))
+	b.WriteString(strings.ReplaceAll(safe(below), "\n", "\nnetroot: "))
 	b.WriteByte('\n')
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -88,6 +88,25 @@ func writeAttr(b *strings.Builder, a slog.Attr) {
 // characters, or for the reader, who takes a line's end for one.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
+}
+
+// safe is a text of several lines with what a terminal would obey, or show as something else, as Go writes it in a string: packages,
+// repositories and copied machines have their words in what is told of them.
+func safe(s string) string {
+	var b strings.Builder
+	for s != "" {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == '\n', r == '\t', strconv.IsPrint(r) && (r != utf8.RuneError || n > 1):
+			b.WriteString(s[:n])
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+		s = s[n:]
+	}
+	return b.String()
 }
 
 // plain is s, with what is not printable as Go writes it in a string.

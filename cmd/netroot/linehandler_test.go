@@ -58,3 +58,22 @@ func TestControlCharacters(t *testing.T) {
 		}
 	}
 }
+
+// TestSafe has words of packages and repositories that are meant for the terminal.
+func TestSafe(t *testing.T) {
+	const hostile = "\x1b]0;title\x07\u202egpj\r\xff\x00"
+	const want = `\x1b]0;title\a\u202egpj\r\xff\x00`
+	if got := safe("wörk 50\u00b0 'a' \\ \"b\"\n\t" + hostile); got != "wörk 50\u00b0 'a' \\ \"b\"\n\t"+want {
+		t.Errorf("%q", got)
+	}
+	var out bytes.Buffer
+	(&cli{stderr: &out}).sayError(fmt.Errorf("package %s failed\nits last words", hostile))
+	if got := out.String(); got != "netroot: package "+want+" failed\nnetroot: its last words\n" {
+		t.Errorf("an error is %q", got)
+	}
+	out.Reset()
+	slog.New(newLineHandler(&out, slog.LevelInfo)).Info("two\nlines " + hostile)
+	if got := out.String(); got != `netroot: two\nlines `+want+"\n" {
+		t.Errorf("a message is %q", got)
+	}
+}

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -134,20 +135,11 @@ var elfArch = map[elf.Machine]string{elf.EM_X86_64: "amd64", elf.EM_386: "i386",
 
 // rightArch tells from its shell whether a root is for the processor that the recipe names.
 func rightArch(root fs.FS, want string) error {
-	at, err := tree.Resolve(root, "/bin/sh")
+	program, err := tree.ReadFile(root, "/bin/sh")
 	if err != nil {
 		return fmt.Errorf("the copied system has no shell: %w", err)
 	}
-	f, err := root.Open(at)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	program, ok := f.(*os.File)
-	if !ok {
-		return nil
-	}
-	head, err := elf.NewFile(program)
+	head, err := elf.NewFile(bytes.NewReader(program))
 	if err != nil {
 		return fmt.Errorf("the copied system's shell is no program: %w", err)
 	}

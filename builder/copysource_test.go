@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"netroot/builder/lock"
 	"netroot/builder/need"
 	"netroot/builder/recipe"
@@ -119,6 +121,15 @@ func TestCopyArch(t *testing.T) {
 	}
 	if err := rightArch(os.DirFS(root), "amd64"); err == nil || !strings.Contains(err.Error(), "no shell") {
 		t.Errorf("without a shell: %v", err)
+	}
+	if err := unix.Mkfifo(filepath.Join(root, "bin/sh"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := rightArch(os.DirFS(root), "amd64"); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("a pipe for a shell: %v", err)
+	}
+	if err := os.Remove(filepath.Join(root, "bin/sh")); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(root, "bin/sh"), program, 0o755); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 	//lint:ignore SA1019 nothing else reads version 3 signatures, and those of EL6 never change
@@ -123,9 +124,12 @@ func (k *Keyring) version3(signed io.Reader, signature []byte, s Strength) error
 	if sig.SigType != old.SigTypeBinary {
 		return fmt.Errorf("its signature is of type 0x%02x, not one over data", byte(sig.SigType))
 	}
-	key := k.key(sig.IssuerKeyId)
+	key, revoked := k.key(sig.IssuerKeyId, sig.CreationTime)
 	if key == nil {
 		return fmt.Errorf("it is signed by key %016X, which is not in %s: %w", sig.IssuerKeyId, k, ErrUnknownKey)
+	}
+	if revoked {
+		return fmt.Errorf("its signature by key %016X does not hold: %w", sig.IssuerKeyId, reason(pgperrors.ErrKeyRevoked))
 	}
 	if sig.Hash == crypto.MD5 {
 		return fmt.Errorf("its signature by key %016X is made with MD5, which is never accepted", sig.IssuerKeyId)
@@ -152,17 +156,17 @@ func (k *Keyring) version3(signed io.Reader, signature []byte, s Strength) error
 	return nil
 }
 
-// key finds a primary key or subkey by its id.
-func (k *Keyring) key(id uint64) *packet.PublicKey {
+// key finds a primary key or subkey by its id, and tells whether what it signed at a time is void because it was revoked.
+func (k *Keyring) key(id uint64, at time.Time) (key *packet.PublicKey, revoked bool) {
 	for _, e := range k.keys {
 		if e.PrimaryKey.KeyId == id {
-			return e.PrimaryKey
+			return e.PrimaryKey, e.Revoked(at)
 		}
 		for _, sub := range e.Subkeys {
 			if sub.PublicKey.KeyId == id {
-				return sub.PublicKey
+				return sub.PublicKey, e.Revoked(at) || sub.Revoked(nil, at)
 			}
 		}
 	}
-	return nil
+	return nil, false
 }

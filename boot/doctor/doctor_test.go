@@ -84,6 +84,10 @@ func TestRivals(t *testing.T) {
 		got := judge(eth0, []offer{mustRead(t, "10.77.0.2", c.p)}, site{wait: 5 * time.Second})
 		expect(t, name, got, append(c.want, "note: netroot serve does not run on this machine")...)
 	}
+	menu := mustRead(t, "10.77.0.2", reply("0.0.0.0", "0.0.0.0", "", id, pxe, "\x2b\x03\x06\x01\x03"))
+	expect(t, "a proxy for a machine that netroot ignores", judge(eth0, []offer{menu}, site{wait: 5 * time.Second, decision: host.Decision{Ignore: true, Reason: "not listed"}}),
+		"fault: no DHCP server answered within 5s: ", "note: another proxy-DHCP server, 10.77.0.2, offers a menu of its own (option 43); netroot leaves this machine alone: not listed",
+		"note: netroot serve does not run on this machine")
 	one := mustRead(t, "10.77.0.2", reply("10.77.0.9", "0.0.0.0", "", mask, id))
 	two := mustRead(t, "10.77.0.4", reply("192.168.1.9", "0.0.0.0", "", mask, "\x36\xc0\xa8\x01\x01"))
 	expect(t, "two networks", judgeServers(eth0, []offer{one, two, one}, site{}), "ok: 10.77.0.2", "ok: 192.168.1.1", "ok: 10.77.0.2",

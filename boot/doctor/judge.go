@@ -46,7 +46,7 @@ func judge(i iface, offers []offer, s site) []Finding {
 		case !o.pxe():
 			say(Note, "", "%v answers, and offers neither an address nor to boot anything", o.sender())
 		case s.decision.Ignore:
-			say(Note, "", "another proxy-DHCP server, %v, offers boot file %q; netroot leaves this machine alone: %s", o.sender(), o.file(), s.decision.Reason)
+			say(Note, "", "another proxy-DHCP server, %v, offers %s; netroot leaves this machine alone: %s", o.sender(), o.boots(), s.decision.Reason)
 		default:
 			say(Fault, "stop that one, or have each of the two ignore the machines of the other",
 				"another proxy-DHCP server, %v, offers %s: a machine takes whichever answers first", o.sender(), o.boots())

@@ -113,10 +113,10 @@ func (p *probe) close() {
 const patience = 2
 
 // ask broadcasts the question and returns every answer to it that comes within the time, or, when no DHCP server's is among them,
-// within that time again. The first time it goes out as firmware
-// sends it, from the address 0.0.0.0, by a packet socket; servers on this machine do not hear that. The second time it is an
-// ordinary broadcast, which Linux also gives to the sockets of this machine. The Ethernet source is the interface's own
-// address both times: a switch with port security shuts a port down that shows a second one.
+// within that time again. The first time it goes out as firmware sends it, from the address 0.0.0.0, by a packet socket; servers
+// on this machine do not hear that. The second time it is an ordinary broadcast, which Linux also gives to the sockets of this
+// machine. The Ethernet source is the interface's own address both times: a switch with port security shuts a port down that
+// shows a second one.
 func (p *probe) ask(ctx context.Context, wait time.Duration) ([]offer, error) {
 	stop := context.AfterFunc(ctx, p.close)
 	defer stop()

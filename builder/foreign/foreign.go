@@ -10,11 +10,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"netroot/builder/chroot"
 	"netroot/builder/need"
@@ -30,13 +33,18 @@ const (
 // without a name run, too; P, so that programs see the name that they were called by.
 const registration = `:` + rule + `:M::\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x03\x00:\xff\xff\xff\xff\xff\xfe\xfe\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:` + emulator + `:POF`
 
-// hold mounts binfmt_misc at $1 for itself, registers the rule $2 by $3 where it is not there, and holds it until its standard input ends:
-// since Linux 6.7 rules go with the last mount. On older kernels whoever gets the lock alone is the last, and removes the rule.
+// hold mounts binfmt_misc at $1 for itself and holds the rule $2 until its standard input ends: since Linux 6.7 rules go with the last
+// mount. On older kernels whoever gets the lock alone is the last, and removes the rule. Where the rule is not there it says so, and
+// registers it by $3 when a line is the answer; that fails where the kernel has no binfmt_misc.
 const hold = `exec 9>"$4"
 flock -s 9
-mount -t binfmt_misc none "$1"
-[ -e "$1/$2" ] || printf %s "$3" >"$1/register"
-echo ready
+mount -t binfmt_misc none "$1" || [ ! -e "$1/register" ]
+if [ ! -e "$1/$2" ]; then
+	echo free
+	read -r answer || exit 0
+	printf %s "$3" >"$1/register"
+fi
+echo held
 cat >/dev/null
 if flock -xn 9 && [ -e "$1/$2" ]; then echo -1 >"$1/$2"; fi
 `
@@ -54,21 +62,26 @@ func Need(t testing.TB) {
 }
 
 // I386 makes programs for i386 run until the returned function is called, or this program ends. The error says what is missing.
+//
+// That they run already proves nothing while another test holds the rule: it would go with that test. So one at a time looks, and only
+// where the rule is not there is it asked whether the kernel runs them by itself.
 func I386() (done func() error, err error) {
-	if chroot.Starts32() {
-		return func() error { return nil }, nil
-	}
 	if os.Geteuid() != 0 {
+		if chroot.Starts32() {
+			return func() error { return nil }, nil
+		}
 		return nil, errors.New("registering an emulator needs root")
 	}
-	if _, err := os.Stat(emulator); err != nil {
-		return nil, fmt.Errorf("%w (package qemu-user-static)", err)
+	turn, err := lock(filepath.Join(os.TempDir(), rule+".turn"), unix.LOCK_EX)
+	if err != nil {
+		return nil, err
 	}
+	defer turn.Close()
 	dir, err := os.MkdirTemp("", rule+"-")
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("unshare", "--mount", "sh", "-ec", hold, "sh", dir, rule, registration, filepath.Join(os.TempDir(), rule+".lock"))
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec", hold, "sh", dir, rule, registration, held())
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	in, err1 := cmd.StdinPipe()
@@ -83,8 +96,36 @@ func I386() (done func() error, err error) {
 		}
 		return nil
 	})
-	if word, _ := bufio.NewReader(out).ReadString('\n'); word != "ready\n" {
+	words := bufio.NewReader(out)
+	word, _ := words.ReadString('\n')
+	if word == "free\n" {
+		if chroot.Starts32() {
+			return end, end()
+		}
+		if _, err := os.Stat(emulator); err != nil {
+			return nil, errors.Join(fmt.Errorf("%w (package qemu-user-static)", err), end())
+		}
+		io.WriteString(in, "register\n")
+		word, _ = words.ReadString('\n')
+	}
+	if word != "held\n" {
 		return nil, errors.Join(errors.New("register an emulator for i386"), end())
 	}
 	return end, nil
+}
+
+// held is the file that everybody who holds the rule has locked.
+func held() string { return filepath.Join(os.TempDir(), rule+".lock") }
+
+// lock locks a file as flock(2) does, how is its operation, until it is closed.
+func lock(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
 }

@@ -1,7 +1,6 @@
 package install
 
 import (
-	"bytes"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"netroot/boot/host"
+	"netroot/boot/memfile"
 )
 
 // Watched is a tree of boot files that notes when the machine m has loaded what it boots by.
@@ -62,30 +62,8 @@ func (w withSeeds) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return document{bytes.NewReader([]byte(text)), path.Base(name)}, nil
+	return memfile.New(path.Base(name), text), nil
 }
-
-// A document is a file made for this request.
-type document struct {
-	*bytes.Reader
-	name string
-}
-
-func (f document) Stat() (fs.FileInfo, error) { return info{f.name, f.Reader.Size()}, nil }
-func (f document) Close() error               { return nil }
-
-// info has no modification time: the document is another one when the policy is.
-type info struct {
-	name string
-	size int64
-}
-
-func (i info) Name() string       { return i.name }
-func (i info) Size() int64        { return i.size }
-func (i info) Mode() fs.FileMode  { return 0o400 }
-func (i info) ModTime() time.Time { return time.Time{} }
-func (i info) IsDir() bool        { return false }
-func (i info) Sys() any           { return nil }
 
 // localAddress is the one of this machine that a client asked, invalid when that is not known.
 func localAddress(r *http.Request) netip.Addr {

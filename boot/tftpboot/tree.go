@@ -32,6 +32,7 @@ import (
 	"strings"
 
 	"netroot/boot/host"
+	"netroot/boot/memfile"
 	"netroot/boot/pxelinux"
 	"netroot/builder/image"
 	"netroot/builder/store"
@@ -119,7 +120,7 @@ func (v *view) open(name string) (fs.File, error) {
 			return v.script(m, name)
 		}
 		text, err := v.config(m)
-		return memFile(base, text), err
+		return memfile.New(base, text), err
 	case dir == grubDir && base == grubConfig:
 		return v.grub(v.asking, base)
 	case dir == grubDir:
@@ -251,7 +252,7 @@ func (v *view) script(m host.Machine, name string) (fs.File, error) {
 		// Whoever did not come by our own offer still gets what is meant for this machine, if the server knows it.
 		text = strings.Replace(text, "#!ipxe\n", "#!ipxe\nchain "+base+scriptDir+"/"+ether+"${netX/mac:hexhyp} ||\n", 1)
 	}
-	return memFile(name, text), nil
+	return memfile.New(name, text), nil
 }
 
 func (v *view) grub(m host.Machine, name string) (fs.File, error) {
@@ -263,7 +264,7 @@ func (v *view) grub(m host.Machine, name string) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return memFile(name, text), nil
+	return memfile.New(name, text), nil
 }
 
 // usable leaves out what cannot be started, and tells of it.

@@ -224,14 +224,14 @@ func put(ctx context.Context, fsys fs.FS, name, at string) (int64, error) {
 }
 
 // same tells whether the file at is already what src holds. Parts of a generation and loader files never change under the
-// same name without a new time, generated texts are compared.
+// same name without a new time; generated texts have no time, and are compared.
 func same(src fs.File, st fs.FileInfo, at string) bool {
 	have, err := os.Lstat(at)
 	if err != nil || !have.Mode().IsRegular() || have.Size() != st.Size() || have.Mode().Perm()&0o444 != 0o444 {
 		return false
 	}
-	text, ok := src.(*text)
-	if !ok {
+	text, ok := src.(io.ReaderAt)
+	if !ok || !st.ModTime().IsZero() {
 		return have.ModTime().Equal(st.ModTime())
 	}
 	old, err := os.ReadFile(at)

@@ -165,31 +165,8 @@ func value(root fs.FS, file, name string) string {
 	return found
 }
 
-// glob lists the names in a folder that match a pattern.
-func glob(root fs.FS, dir, pattern string) []string {
-	at, err := tree.Resolve(root, dir)
-	if err != nil {
-		return nil
-	}
-	entries, err := fs.ReadDir(root, at)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, e := range entries {
-		if ok, err := path.Match(pattern, e.Name()); ok && err == nil {
-			names = append(names, path.Join(dir, e.Name()))
-		}
-	}
-	return names
-}
-
 func executable(root fs.FS, name string) bool {
-	at, err := tree.Resolve(root, name)
-	if err != nil {
-		return false
-	}
-	info, err := fs.Stat(root, at)
+	info, err := tree.Stat(root, name)
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 

@@ -86,7 +86,7 @@ func selinux(s subject) (string, string, Severity) {
 }
 
 func sshHostKeys(root fs.FS) (string, string, Severity) {
-	if keys := glob(root, "etc/ssh", "ssh_host_*_key"); keys != nil {
+	if keys := tree.Glob(root, "etc/ssh", "ssh_host_*_key"); keys != nil {
 		return "SSH host keys are in the image: /" + few(keys), "everybody on the network can read them; remove them, each machine makes its own at boot", Warning
 	}
 	return "", "", ""

@@ -196,7 +196,7 @@ func libraryCache(root fs.FS) (string, string, Severity) {
 	cache, err := tree.ReadFile(root, "etc/ld.so.cache")
 	var unknown []string
 	for _, dir := range dirs {
-		for _, name := range glob(root, strings.TrimPrefix(dir, "/"), "lib*.so.*") {
+		for _, name := range tree.Glob(root, strings.TrimPrefix(dir, "/"), "lib*.so.*") {
 			if _, kindErr := elf.Kind(root, name); kindErr != nil {
 				continue
 			}

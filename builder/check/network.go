@@ -59,7 +59,7 @@ func runlevel(root fs.FS) string {
 
 func starts(root fs.FS, service string) bool {
 	dir := runlevel(root)
-	return dir != "" && glob(root, dir, "S[0-9][0-9]"+service) != nil
+	return dir != "" && tree.Glob(root, dir, "S[0-9][0-9]"+service) != nil
 }
 
 func networkService(root fs.FS) (string, string, Severity) {
@@ -82,7 +82,7 @@ func ifcfg(root fs.FS) (string, string, Severity) {
 	if !initscripts(root) {
 		return "", "", ""
 	}
-	files := glob(root, networkScripts, "ifcfg-*")
+	files := tree.Glob(root, networkScripts, "ifcfg-*")
 	cards := 0
 	for _, name := range files {
 		if path.Base(name) == "ifcfg-lo" {
@@ -112,7 +112,7 @@ func peerDNS(root fs.FS) (string, string, Severity) {
 	}
 	all := strings.EqualFold(value(root, "etc/sysconfig/network", "PEERDNS"), "no")
 	var deaf []string
-	for _, name := range glob(root, networkScripts, "ifcfg-*") {
+	for _, name := range tree.Glob(root, networkScripts, "ifcfg-*") {
 		if path.Base(name) == "ifcfg-lo" || strings.EqualFold(value(root, name, "ONBOOT"), "no") {
 			continue
 		}
@@ -188,7 +188,7 @@ func readonlyRoot(root fs.FS) (string, string, Severity) {
 	if !state {
 		return "", "", ""
 	}
-	for _, table := range slices.Concat([]string{"etc/rwtab"}, glob(root, "etc/rwtab.d", "*"), []string{"etc/statetab"}, glob(root, "etc/statetab.d", "*")) {
+	for _, table := range slices.Concat([]string{"etc/rwtab"}, tree.Glob(root, "etc/rwtab.d", "*"), []string{"etc/statetab"}, tree.Glob(root, "etc/statetab.d", "*")) {
 		for _, line := range readLines(root, table) {
 			f := strings.Fields(line)
 			if at := "/" + strings.Trim(f[len(f)-1], "/"); slices.ContainsFunc(bindFolders(root), func(dir string) bool { return strings.HasPrefix(at+"/", dir+"/") }) {

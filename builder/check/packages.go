@@ -30,7 +30,7 @@ var formatNames = map[rpmdb.Format]string{rpmdb.BerkeleyDB: "Berkeley DB", rpmdb
 // backend is the format that the root's own rpm reads: what its macros say, or the one that it had before it had a choice.
 func backend(root fs.FS) rpmdb.Format {
 	format := rpmdb.BerkeleyDB
-	for _, name := range append([]string{"usr/lib/rpm/macros"}, glob(root, "etc/rpm", "macros*")...) {
+	for _, name := range append([]string{"usr/lib/rpm/macros"}, tree.Glob(root, "etc/rpm", "macros*")...) {
 		for _, line := range readLines(root, name) {
 			if f := strings.Fields(line); len(f) == 2 && f[0] == "%_db_backend" && rpmdb.Files[rpmdb.Format(f[1])] != "" {
 				format = rpmdb.Format(f[1])

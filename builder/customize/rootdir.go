@@ -177,23 +177,7 @@ func (r rootDir) link(name string) string {
 }
 
 // glob lists the names in the folder dir that match pattern.
-func (r rootDir) glob(dir, pattern string) []string {
-	resolved, err := tree.Resolve(r.fsys, dir)
-	if err != nil {
-		return nil
-	}
-	entries, err := fs.ReadDir(r.fsys, resolved)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, e := range entries {
-		if ok, err := path.Match(pattern, e.Name()); ok && err == nil {
-			names = append(names, path.Join(dir, e.Name()))
-		}
-	}
-	return names
-}
+func (r rootDir) glob(dir, pattern string) []string { return tree.Glob(r.fsys, dir, pattern) }
 
 // An account is one line of /etc/passwd.
 type account struct {

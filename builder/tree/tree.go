@@ -161,6 +161,26 @@ func Exists(fsys fs.FS, name string) bool {
 	return err == nil
 }
 
+// Glob lists, in the order of names, what is in the folder that dir leads to and matches a pattern of path.Match; nothing when there is no such
+// folder. The names begin with dir, as it was given.
+func Glob(fsys fs.FS, dir, pattern string) []string {
+	at, err := Resolve(fsys, dir)
+	if err != nil {
+		return nil
+	}
+	entries, err := fs.ReadDir(fsys, at)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		if ok, err := path.Match(pattern, e.Name()); ok && err == nil {
+			names = append(names, path.Join(dir, e.Name()))
+		}
+	}
+	return names
+}
+
 // LookPath finds the program called name as the root's own shell would, in /usr/sbin, /usr/bin, /sbin and /bin. Links
 // to the folder are followed, the program's own name is kept ("usr/sbin/modprobe", not "usr/bin/kmod"): programs with
 // several names go by it. A name with a slash in it is not searched for.

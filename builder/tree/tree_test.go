@@ -136,6 +136,26 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
+func TestGlob(t *testing.T) {
+	fsys := os.DirFS(root(t))
+	for _, c := range []struct {
+		dir, pattern string
+		want         []string
+	}{
+		{"/bin", "d*", []string{"/bin/dash"}}, // bin is a link to a folder
+		{"etc", "loop*", []string{"etc/loop", "etc/loop2"}},
+		{"etc/up/etc", "pass??", []string{"etc/up/etc/passwd"}},
+		{"etc", "nothing", nil},
+		{"etc/passwd", "*", nil},
+		{"etc/loop", "*", nil},
+		{"gone", "*", nil},
+	} {
+		if got := Glob(fsys, c.dir, c.pattern); !slices.Equal(got, c.want) {
+			t.Errorf("Glob(%q, %q) = %q, want %q", c.dir, c.pattern, got, c.want)
+		}
+	}
+}
+
 func TestLookPath(t *testing.T) {
 	fsys := os.DirFS(root(t))
 	for name, want := range map[string]string{

@@ -437,8 +437,13 @@ func TestNothingToVerifyWith(t *testing.T) {
 }
 
 func TestRedact(t *testing.T) {
-	if got := Redact("http://me:secret@host/x"); strings.Contains(got, "secret") {
-		t.Error(got)
+	for url, want := range map[string]string{
+		"http://me:secret@host/x": "http://me:xxxxx@host/x", "HTTPS://:secret@host/x": "https://:xxxxx@host/x", "https://secret@host/x": "https://xxxxx@host/x", "https://secret:@host/x": "https://xxxxx@host/x",
+		"http://me:sec/ret@host/x": "a URL that cannot be read", "http://host/linux@6.1": "http://host/linux@6.1",
+	} {
+		if got := Redact(url); got != want {
+			t.Errorf("%s became %s, not %s", url, got, want)
+		}
 	}
 }
 

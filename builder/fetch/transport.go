@@ -175,11 +175,14 @@ func openFile(u *url.URL, offset int64) (io.ReadCloser, int64, error) {
 	return file, offset, nil
 }
 
-// Redact returns a URL fit for a log: without a password.
+// Redact returns a URL fit for a log: without a password, and without a user that has none, which may be a token.
 func Redact(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return "a URL that cannot be read"
+	}
+	if password, _ := u.User.Password(); u.User != nil && password == "" {
+		u.User = url.User("xxxxx")
 	}
 	return u.Redacted()
 }

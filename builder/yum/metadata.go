@@ -140,17 +140,19 @@ func (p *Package) String() string { return p.Name + "-" + p.EVR.String() + "." +
 // primaryReader reads primary.xml as a stream: it has tens of megabytes, most of it texts that nobody needs here.
 type primaryReader struct {
 	dec  *xml.Decoder
+	text *bounded
 	repo *Repo
 	keep func(*Package) bool
 	out  []*Package
 	same map[string]string // one copy of every text
+	read int               // elements within packages
 }
 
 // parsePrimary reads the packages that keep wants.
-func parsePrimary(r io.Reader, repo *Repo, keep func(*Package) bool) ([]*Package, error) {
-	p := &primaryReader{dec: xml.NewDecoder(r), repo: repo, keep: keep, same: map[string]string{}}
+func parsePrimary(r *bounded, repo *Repo, keep func(*Package) bool) ([]*Package, error) {
+	p := &primaryReader{dec: xml.NewDecoder(r), text: r, repo: repo, keep: keep, same: map[string]string{}}
 	for {
-		t, err := p.dec.RawToken()
+		t, err := p.text.token(p.dec)
 		if err == io.EOF {
 			return p.out, nil
 		}
@@ -189,7 +191,7 @@ func (p *primaryReader) pkg() error {
 	var sumKind, list string
 	var text strings.Builder
 	for {
-		t, err := p.dec.RawToken()
+		t, err := p.text.token(p.dec)
 		if err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
@@ -201,6 +203,9 @@ func (p *primaryReader) pkg() error {
 			text.Write(el)
 		case xml.StartElement:
 			text.Reset()
+			if p.read++; p.read > maxElements {
+				return fmt.Errorf("it has more than %d elements: so large is no repository, and a hostile one might be", maxElements)
+			}
 			switch name := el.Name.Local; name {
 			case "version":
 				pkg.EVR = rpm.EVR{Epoch: p.intern(attr(el, "epoch")), Version: p.intern(attr(el, "ver")), Release: p.intern(attr(el, "rel"))}
@@ -294,12 +299,12 @@ func (p *primaryReader) entry(pkg *Package, list string, el xml.StartElement) er
 }
 
 // findFiles reads filelists.xml and calls found for every package, named by its checksum, that has one of the wanted paths.
-func findFiles(r io.Reader, want map[string]bool, found func(pkgid, path string)) error {
+func findFiles(r *bounded, want map[string]bool, found func(pkgid, path string)) error {
 	dec := xml.NewDecoder(r)
 	var id string
 	var text strings.Builder
 	for {
-		t, err := dec.RawToken()
+		t, err := r.token(dec)
 		if err == io.EOF {
 			return nil
 		}

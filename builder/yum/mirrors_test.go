@@ -82,13 +82,15 @@ func changePrimary(t *testing.T, dir string, change func(string) string) {
 	}
 	var after bytes.Buffer
 	z := gzip.NewWriter(&after)
-	z.Write([]byte(change(string(text))))
+	changed := change(string(text))
+	z.Write([]byte(changed))
 	z.Close()
 	if err := os.WriteFile(name, after.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	rewrite(t, filepath.Join(dir, "repodata", "repomd.xml"), func(s string) string {
 		s = strings.Replace(s, fmt.Sprintf("%x", sha256.Sum256(before)), fmt.Sprintf("%x", sha256.Sum256(after.Bytes())), 1)
+		s = strings.Replace(s, fmt.Sprintf("<open-size>%d</open-size>", len(text)), fmt.Sprintf("<open-size>%d</open-size>", len(changed)), 1)
 		return strings.Replace(s, fmt.Sprintf("<size>%d</size>", len(before)), fmt.Sprintf("<size>%d</size>", after.Len()), 1)
 	})
 }

@@ -85,9 +85,7 @@ func (c Config) expand(s string) (string, error) {
 
 // limits of what is read into memory, far above what is found in the field
 const (
-	maxRepomd   = 4 << 20
-	maxMetadata = 2 << 30
-
+	maxRepomd     = 4 << 20
 	maxUnmeasured = 256 << 20 // compressed
 )
 
@@ -204,9 +202,12 @@ func (o *opener) now() time.Time {
 }
 
 // open fetches one metadata file and opens what it holds.
-func (o *opener) open(ctx context.Context, s *source, f dataFile) (io.ReadCloser, error) {
+func (o *opener) open(ctx context.Context, s *source, f dataFile) (*metadata, error) {
 	if f.sum.kind == "sha1" && !s.repo.Legacy {
 		return nil, weakSum(f.href)
+	}
+	if err := f.moderate(); err != nil {
+		return nil, err
 	}
 	item := itemAt(s.bases, f.href)
 	item.Name, item.Size, item.Sum = f.kind+" of "+s.repo.Name, f.size, f.sum.hex
@@ -230,11 +231,11 @@ func (o *opener) open(ctx context.Context, s *source, f dataFile) (io.ReadCloser
 		file.Close()
 		return nil, fmt.Errorf("open %s: %w", f.href, err)
 	}
-	return metadata{io.LimitReader(z, maxMetadata), z, file}, nil
+	return &metadata{f.bound(z), z, file}, nil
 }
 
 // unmeasured fetches a file whose length repomd.xml does not tell, which it need not do.
-func (o *opener) unmeasured(ctx context.Context, item fetch.Item, f dataFile) (io.ReadCloser, error) {
+func (o *opener) unmeasured(ctx context.Context, item fetch.Item, f dataFile) (*metadata, error) {
 	var failed []error
 	for _, at := range append([]string{item.URL}, item.Also...) {
 		data, err := o.fetcher.Document(ctx, at, maxUnmeasured)
@@ -249,7 +250,7 @@ func (o *opener) unmeasured(ctx context.Context, item fetch.Item, f dataFile) (i
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", f.href, err)
 		}
-		return metadata{io.LimitReader(z, maxMetadata), z, io.NopCloser(nil)}, nil
+		return &metadata{f.bound(z), z, io.NopCloser(nil)}, nil
 	}
 	return nil, errors.Join(failed...)
 }
@@ -259,11 +260,11 @@ func weakSum(what string) error {
 }
 
 type metadata struct {
-	io.Reader
+	*bounded
 	z, file io.Closer
 }
 
-func (m metadata) Close() error { return errors.Join(m.z.Close(), m.file.Close()) }
+func (m *metadata) Close() error { return errors.Join(m.z.Close(), m.file.Close()) }
 
 // itemAt is a file below any of several base URLs.
 func itemAt(bases []string, href string) fetch.Item {
@@ -291,7 +292,7 @@ func (o *opener) primary(ctx context.Context, s *source) error {
 	}
 	defer r.Close()
 	s.foreign = map[string][]string{}
-	s.packages, err = parsePrimary(r, s.repo, func(p *Package) bool {
+	s.packages, err = parsePrimary(r.bounded, s.repo, func(p *Package) bool {
 		if !rpm.Runs(p.Arch, o.cfg.Arch) {
 			if list := s.foreign[p.Name]; p.Arch != "src" && p.Arch != "nosrc" && !slices.Contains(list, p.Arch) {
 				s.foreign[p.Name] = append(list, p.Arch)
@@ -367,7 +368,7 @@ func (o *opener) files(ctx context.Context, u *Universe) error {
 		}
 		r, err := o.open(ctx, s, f)
 		if err == nil {
-			err = findFiles(r, missing, func(id, name string) {
+			err = findFiles(r.bounded, missing, func(id, name string) {
 				for _, p := range byID[id] {
 					u.addFile(p, name)
 				}

@@ -323,6 +323,30 @@ func TestFaultsOfRepositories(t *testing.T) {
 	}
 }
 
+// TestControlCharacters has packages whose names or versions would be commands to a terminal (U+009B is CSI, ECMA-48 8.3.16): they are not
+// installed.
+func TestControlCharacters(t *testing.T) {
+	for _, what := range []string{"<name>shell", `<arch>i686</arch><version epoch="0" ver="4`} {
+		dir := t.TempDir()
+		writeRepo(t, dir, small(t), "")
+		changePrimary(t, dir, func(s string) string {
+			changed := strings.Replace(s, "<name>shell</name>"+`<arch>i686</arch><version epoch="0" ver="4`, strings.Replace("<name>shell</name>"+`<arch>i686</arch><version epoch="0" ver="4`, what, what+"&#x9b;31m", 1), 1)
+			if changed == s {
+				t.Fatal("nothing changed")
+			}
+			return changed
+		})
+		u := openRepo(t, dir, "i686")
+		_, err := u.Resolve(Want{Packages: []string{"/bin/sh"}})
+		if err == nil || !strings.Contains(err.Error(), "has control characters") {
+			t.Errorf("%s: %q", what, err)
+		}
+		if packages, err := u.Resolve(Want{Packages: []string{"words"}}); err != nil || len(packages) != 1 {
+			t.Errorf("%s: %v, %v", what, packages, err)
+		}
+	}
+}
+
 // TestOtherArchitectures says what a repository has instead.
 func TestOtherArchitectures(t *testing.T) {
 	dir := t.TempDir()
@@ -364,7 +388,7 @@ func FuzzPrimary(f *testing.F) {
 	f.Add([]byte(`<metadata><package><name>a</name><arch>noarch</arch><version ver="1"/><format><rpm:requires><rpm:entry name="(a if"/>`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		repo := &Repo{Name: "fuzz"}
-		packages, err := parsePrimary(bytes.NewReader(data), repo, func(*Package) bool { return true })
+		packages, err := parsePrimary(whole(data), repo, func(*Package) bool { return true })
 		if err != nil {
 			return
 		}
@@ -396,6 +420,6 @@ func FuzzDocuments(f *testing.F) {
 		parseComps(bytes.NewReader(data))
 		parseMetalink(data, true)
 		parseMirrorlist(data)
-		findFiles(bytes.NewReader(data), map[string]bool{"/x": true}, func(string, string) {})
+		findFiles(whole(data), map[string]bool{"/x": true}, func(string, string) {})
 	})
 }

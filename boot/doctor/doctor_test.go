@@ -166,15 +166,17 @@ func TestIPTables(t *testing.T) {
 		rules string
 		want  []string
 	}{
-		"open":      {":INPUT ACCEPT [0:0]\n", []string{"ok: "}},
-		"drop":      {":INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n", []string{"fault: UDP 67, 4011, 69: the end of chain iptables INPUT", "fault: TCP 80, 2049"}},
-		"opened":    {":INPUT DROP [0:0]\n-A INPUT -i eth+ -p udp -m multiport --dports 67,69,4000:5000 -j ACCEPT\n-A INPUT -s 10.77.0.0/24 -p tcp -j ACCEPT\n", []string{"ok: "}},
-		"a chain":   {":INPUT ACCEPT [0:0]\n:ufw-user - [0:0]\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -j ufw-user\n-A ufw-user -p udp -m udp --dport 67 -m comment --comment \"dhcp -j DROP\" -j RETURN\n-A ufw-user -p udp -j REJECT --reject-with icmp-port-unreachable\n", []string{"fault: UDP 4011, 69: rule"}},
-		"negation":  {":INPUT ACCEPT [0:0]\n-A INPUT ! -i eth1 -p tcp ! --dport 80 -j DROP\n", []string{"fault: TCP 2049: rule"}},
-		"unknown":   {":INPUT ACCEPT [0:0]\n-A INPUT -p udp -m hashlimit --hashlimit-above 5/sec --hashlimit-name x -j DROP\n", []string{"note: UDP 67, 4011, 69"}},
-		"log":       {":INPUT ACCEPT [0:0]\n-A INPUT -j LOG --log-prefix \"in \"\n", []string{"ok: "}},
-		"broadcast": {":INPUT ACCEPT [0:0]\n-A INPUT -m pkttype --pkt-type broadcast -j DROP\n-A INPUT -m addrtype --dst-type LOCAL -j ACCEPT\n-A INPUT -j DROP\n", []string{"fault: UDP 67: rule"}},
-		"goto":      {":INPUT DROP [0:0]\n:a - [0:0]\n-A INPUT -p udp -g a\n-A INPUT -j ACCEPT\n-A a -p udp -m udp --sport 68 -j ACCEPT\n-A a -d 10.77.0.3/32 -j ACCEPT\n", []string{"ok: "}},
+		"open":       {":INPUT ACCEPT [0:0]\n", []string{"ok: "}},
+		"drop":       {":INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n", []string{"fault: UDP 67, 4011, 69: the end of chain iptables INPUT", "fault: TCP 80, 2049"}},
+		"opened":     {":INPUT DROP [0:0]\n-A INPUT -i eth+ -p udp -m multiport --dports 67,69,4000:5000 -j ACCEPT\n-A INPUT -s 10.77.0.0/24 -p tcp -j ACCEPT\n", []string{"ok: "}},
+		"a chain":    {":INPUT ACCEPT [0:0]\n:ufw-user - [0:0]\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -j ufw-user\n-A ufw-user -p udp -m udp --dport 67 -m comment --comment \"dhcp -j DROP\" -j RETURN\n-A ufw-user -p udp -j REJECT --reject-with icmp-port-unreachable\n", []string{"fault: UDP 4011, 69: rule"}},
+		"negation":   {":INPUT ACCEPT [0:0]\n-A INPUT ! -i eth1 -p tcp ! --dport 80 -j DROP\n", []string{"fault: TCP 2049: rule"}},
+		"unknown":    {":INPUT ACCEPT [0:0]\n-A INPUT -p udp -m hashlimit --hashlimit-above 5/sec --hashlimit-name x -j DROP\n", []string{"note: UDP 67, 4011, 69"}},
+		"log":        {":INPUT ACCEPT [0:0]\n-A INPUT -j LOG --log-prefix \"in \"\n", []string{"ok: "}},
+		"broadcast":  {":INPUT ACCEPT [0:0]\n-A INPUT -m pkttype --pkt-type broadcast -j DROP\n-A INPUT -m addrtype --dst-type LOCAL -j ACCEPT\n-A INPUT -j DROP\n", []string{"fault: UDP 67: rule"}},
+		"may jump":   {":INPUT ACCEPT [0:0]\n:a - [0:0]\n-A INPUT -m hashlimit --hashlimit-above 5/sec -j a\n-A a -p udp --dport 69 -j RETURN\n-A a -p tcp --dport 80 -j ACCEPT\n-A a -p udp -g b\n-A a -p tcp -j DROP\n-A a -j DROP\n:b - [0:0]\n-A b -p udp --dport 67 -j DROP\n", []string{"note: UDP 67, which", "note: TCP 2049, which"}},
+		"may return": {":INPUT DROP [0:0]\n-A INPUT -p udp --dport 67 -m hashlimit --hashlimit-above 5/sec -j RETURN\n-A INPUT -j ACCEPT\n-A INPUT -j DROP\n", []string{"note: UDP 67, which depends on more than can be told here: the end of chain"}},
+		"goto":       {":INPUT DROP [0:0]\n:a - [0:0]\n-A INPUT -p udp -g a\n-A INPUT -j ACCEPT\n-A a -p udp -m udp --sport 68 -j ACCEPT\n-A a -d 10.77.0.3/32 -j ACCEPT\n", []string{"ok: "}},
 	} {
 		got := judgeFirewall(readIPTables([]byte(head+c.rules+"COMMIT\n")), []iface{eth0}, defaultPorts.listeners())
 		for i := range got {

@@ -88,7 +88,7 @@ func (f *firewall) judge(p packet) fate {
 	worst := fate{}
 	for _, c := range bases {
 		w := walk{firewall: f, packet: p}
-		verdict, by := w.chain(c, yes, 0)
+		verdict, by := w.chain(c, 0)
 		if verdict == verdictNone && c.drop {
 			verdict, by = verdictDrop, fmt.Sprintf("the end of chain %s %s, whose policy is drop", c.table, c.name)
 		}
@@ -124,47 +124,45 @@ const (
 	maxSteps = 10_000
 )
 
-// chain returns what is certain. sure is whether the packet certainly came here.
-func (w *walk) chain(c *chain, sure truth, depth int) (verdict int, by string) {
+// chain returns what becomes of a packet that came here, as far as that is certain. What may become of it besides is remembered.
+func (w *walk) chain(c *chain, depth int) (verdict int, by string) {
 	if c == nil || depth > maxDepth {
 		return verdictNone, ""
 	}
+	sure := yes // that it did not go back yet
 	for _, r := range c.rules {
 		if w.steps++; w.steps > maxSteps {
 			w.mayDrop = "more rules than are followed here"
 			return verdictNone, ""
 		}
-		m := min(r.match(w.packet), sure)
+		m := r.match(w.packet)
 		if m == no {
 			continue
 		}
-		switch r.verdict {
-		case verdictAccept, verdictDrop:
-			by = fmt.Sprintf("rule %q of chain %s %s", r.text, c.table, c.name)
-			switch {
-			case m == yes:
-				return r.verdict, by
-			case r.verdict == verdictAccept:
-				w.mayAccept = true
-			case w.mayDrop == "":
-				w.mayDrop = by
-			}
-		case verdictReturn:
-			if m == yes {
-				return verdictNone, ""
-			}
+		end, by := r.verdict, fmt.Sprintf("rule %q of chain %s %s", r.text, c.table, c.name)
+		if end == verdictJump || end == verdictGoto {
+			end, by = w.chain(w.chains[key(c.table, r.target)], depth+1)
+		}
+		if end == verdictNone && r.verdict == verdictGoto {
+			end = verdictReturn // the end of that chain leads to where this one came from
+		}
+		switch {
+		case end == verdictNone:
+			continue
+		case end == verdictReturn && m == yes:
+			return verdictNone, ""
+		case end == verdictReturn:
 			sure = maybe
-		case verdictJump, verdictGoto:
-			verdict, by := w.chain(w.chains[key(c.table, r.target)], m, depth+1)
-			if verdict != verdictNone {
-				return verdict, by
-			}
-			if r.verdict == verdictGoto {
-				if m == yes {
-					return verdictNone, ""
-				}
-				sure = maybe
-			}
+			continue
+		case m == yes && sure == yes:
+			return end, by
+		case end == verdictAccept:
+			w.mayAccept = true
+		case w.mayDrop == "":
+			w.mayDrop = by
+		}
+		if m == yes { // it went back before, or ended here
+			return verdictNone, ""
 		}
 	}
 	return verdictNone, ""

@@ -398,6 +398,9 @@ func TestFirewall(t *testing.T) {
 			"chain input { type filter hook input priority 0; policy accept; ct state vmap { established : accept, invalid : drop }; " +
 			"iifname vmap { \"eth0\" : jump guard, \"eth1\" : accept }; }\n}",
 			[]string{`fault: UDP 4011, 69: rule "drop" of chain ip filter guard`, "fault: TCP 2049"}},
+		"a jump that may be": {"table inet filter { chain guard { udp dport 69 return; tcp dport 80 accept; drop; }\n" +
+			"chain input { type filter hook input priority 0; policy accept; meta mark 7 jump guard; }\n}",
+			[]string{`note: UDP 67, 4011, which depends on more: rule "drop" of chain inet filter guard`, "note: TCP 2049, which depends on more"}},
 		"part of a network": {chain("drop", "ip saddr 10.77.0.0/25 accept", "ip saddr 0.0.0.0 accept"), []string{"note: UDP 4011, 69, which depends on more", "note: TCP 80, 2049"}},
 		"a rate":            {chain("accept", "udp dport 69 limit rate over 5/second drop"), []string{"note: UDP 69"}},
 		"a mark":            {chain("drop", "meta mark 7 accept", "udp dport 1-65535 accept", "tcp dport 80 accept"), []string{"note: TCP 2049"}},

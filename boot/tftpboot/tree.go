@@ -399,8 +399,7 @@ func (t *Tree) Cmdline(server netip.Addr, g store.Generation, d host.Decision) [
 	}
 	if m := g.Manifest.Medium; m != nil {
 		args := mediumCmdline(m, place{server, port, t.base(server), g.Image, g.Number}, d.Name)
-		args = append(args, g.Manifest.Cmdline...)
-		return append(args, d.Cmdline...)
+		return append(args, onceEach(g.Manifest.Cmdline, d.Cmdline)...)
 	}
 	args := []string{
 		fmt.Sprintf("root=nfs:%s:/%s:vers=3,proto=tcp,nolock,nocto,actimeo=86400,port=%d,mountport=%d", server, g.Ref(), port, port),
@@ -422,6 +421,27 @@ func (t *Tree) Cmdline(server netip.Addr, g store.Generation, d host.Decision) [
 	if d.Name != "" {
 		args = append(args, "netroot.hostname="+d.Name)
 	}
-	args = append(args, g.Manifest.Cmdline...)
-	return append(args, d.Cmdline...)
+	return append(args, onceEach(g.Manifest.Cmdline, d.Cmdline)...)
+}
+
+// onceEach joins what an image and the policy give a kernel. Of a console that both name the last word stays: /dev/console is the
+// last one named, also when it was named before (__add_preferred_console in kernel/printk/printk.c). What follows "--" or "---" is
+// init's or the installed system's, and nothing before it is the same.
+func onceEach(image, policy []string) []string {
+	words := slices.Concat(image, policy)
+	later := map[string]bool{}
+	kept := make([]string, 0, len(words))
+	for _, word := range slices.Backward(words) {
+		switch {
+		case word == "--" || word == "---":
+			clear(later)
+		case later[word]:
+			continue
+		case strings.HasPrefix(word, "console="):
+			later[word] = true
+		}
+		kept = append(kept, word)
+	}
+	slices.Reverse(kept)
+	return kept
 }

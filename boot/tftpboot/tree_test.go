@@ -132,6 +132,31 @@ func TestConfigurations(t *testing.T) {
 }
 
 // An image of before, whose command line a loader would garble, is in nobody's menu, and said to be missing there.
+func TestConsolesOfImageAndPolicy(t *testing.T) {
+	for _, c := range []struct{ image, policy, want string }{
+		{"console=tty0 console=ttyS0,115200 quiet", "console=ttyS0,115200", "console=tty0 quiet console=ttyS0,115200"},
+		{"console=tty0 console=ttyS0,115200", "console=tty0", "console=ttyS0,115200 console=tty0"},
+		{"console=ttyS0", "console=ttyS0,9600", "console=ttyS0 console=ttyS0,9600"},
+		{"console=ttyS0 console=ttyS0", "", "console=ttyS0"},
+		{"panic=5 panic=5", "panic=5", "panic=5 panic=5 panic=5"},
+		{"console=ttyS0 quiet --- console=ttyS0", "console=ttyS0", "console=ttyS0 quiet --- console=ttyS0"},
+		{"", "", ""},
+	} {
+		if got := strings.Join(onceEach(strings.Fields(c.image), strings.Fields(c.policy)), " "); got != c.want {
+			t.Errorf("%s and %s: %s, want %s", c.image, c.policy, got, c.want)
+		}
+	}
+	tree, _ := newTree(t)
+	g, err := tree.Store.Resolve("debian-12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Join(tree.Cmdline(server, g, host.Decision{Cmdline: []string{"quiet", "console=ttyS0,115200"}}), " ")
+	if !strings.HasSuffix(line, " quiet console=ttyS0,115200") || strings.Count(line, "console=") != 1 {
+		t.Errorf("the command line is %s", line)
+	}
+}
+
 func TestBadCommandLine(t *testing.T) {
 	tree, st := newTree(t)
 	var told bytes.Buffer

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -139,7 +140,11 @@ func FuzzReadFrame(f *testing.F) {
 func TestQuestion(t *testing.T) {
 	for _, arch := range []uint16{0, 6, 7, 11} {
 		for _, ipxe := range []bool{false, true} {
-			r, err := proxydhcp.Parse(question{mac: alpha, arch: arch, ipxe: ipxe, xid: 5}.discover())
+			p := question{mac: alpha, arch: arch, ipxe: ipxe, xid: 5}.discover()
+			if len(p) < 300 || !bytes.HasSuffix(p, append([]byte{255}, proxydhcp.Trial...)) {
+				t.Errorf("a packet of %d bytes that does not say who asks:\n%q", len(p), p)
+			}
+			r, err := proxydhcp.Parse(p)
 			if err != nil {
 				t.Fatal(err)
 			}

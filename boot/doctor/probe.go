@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"netroot/boot/proxydhcp"
 )
 
 // A question is what the doctor asks as.
@@ -38,7 +40,7 @@ func randomMAC() net.HardwareAddr {
 }
 
 // discover is what PXE firmware broadcasts first (PXE 2.1, table 2-1): the broadcast flag, because it has no address yet; what it is
-// (options 60, 93, 94), its UUID (97) and what it wants to know (55).
+// (options 60, 93, 94), its UUID (97) and what it wants to know (55). Behind the options it says to netroot serve who asks.
 func (q question) discover() []byte {
 	p := make([]byte, 240, 400)
 	p[0], p[1], p[2] = 1, 1, 6
@@ -71,10 +73,8 @@ func (q question) discover() []byte {
 		option(175, 19, 1, 1, kernel, 1, 1) // 19 is HTTP
 	}
 	p = append(p, 255)
-	if len(p) < 300 {
-		p = append(p, make([]byte, 300-len(p))...)
-	}
-	return p
+	p = append(p, make([]byte, max(0, 300-len(proxydhcp.Trial)-len(p)))...)
+	return append(p, proxydhcp.Trial...)
 }
 
 // A probe is a question on one interface. Its sockets belong to the network namespace that it was opened in.

@@ -1,6 +1,7 @@
 package proxydhcp
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -121,6 +122,9 @@ func (r *reader) handle(p []byte, info unix.Inet4Pktinfo, from netip.AddrPort, n
 	if !set(req.GIAddr) && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == from.Addr() }) {
 		who.asker = thisMachine
 	}
+	if bytes.HasSuffix(bytes.TrimRight(p, "\x00"), []byte(Trial)) { // a relay may have filled it up
+		who.asker = Trial
+	}
 	if err := req.Boots(r.role, local); err != nil {
 		if errors.Is(err, ErrSilent) {
 			r.ignored(slog.String("mac", who.mac), err)
@@ -186,6 +190,10 @@ func (r *reader) send(start time.Time) {
 // thisMachine is the asker of a question that comes from an address of this server: somebody tries out what a machine would be
 // answered, as netroot doctor does. A machine that boots has another address or none, and a relay, which may run here, names itself.
 const thisMachine = "this machine"
+
+// Trial ends the packets of netroot doctor, which asks in the place of machines on other hosts, too. It stands behind END, so that no
+// DHCP server takes it for an option.
+const Trial = "netroot doctor"
 
 // event starts the record of an event.
 func event(now time.Time, message string, who refusal, name string) slog.Record {

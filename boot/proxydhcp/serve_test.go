@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +41,16 @@ func TestEventsOfAnswers(t *testing.T) {
 		t.Error("no answer")
 	}
 	s.ask(t, asked["intel"], 200*time.Millisecond)
+	tried := asked["discover"] // by netroot doctor on another host, through a relay that fills packets up
+	tried.packet = append(slices.Clone(tried.packet), Trial+"\x00\x00\x00\x00"...)
+	if s.ask(t, tried, time.Second) == nil {
+		t.Error("no answer to the doctor")
+	}
+	said.wait(t, `msg=offer service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha asker="netroot doctor" arch=0`)
+	tried.packet = append(slices.Clone(asked["intel"].packet), Trial...)
+	s.ask(t, tried, 200*time.Millisecond)
+	said.wait(t, `msg=refused service=dhcp mac=52:54:00:12:34:56 interface=eth0 asker="netroot doctor" arch=0 reason="asked about`)
+	said.wait(t, "a trial: true")
 	for _, want := range []string{
 		`msg=offer service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha arch=0 ipxe=false server=10.77.0.3 file=pxelinux.0`,
 		`msg=ack service=dhcp mac=52:54:00:12:34:56 interface=eth0 host=alpha arch=0 ipxe=true server=10.77.0.3 file=tftp://10.77.0.3/pxelinux.0`,

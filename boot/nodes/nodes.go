@@ -29,7 +29,8 @@ type Tracker struct {
 	// Decide says what a machine boots: whoever has a menu to choose from may wait in it. It may be nil.
 	Decide func(host.Machine) host.Decision
 	// Last says which stage machines of an image (IMAGE@GENERATION) tell last: "up", "switch-root" when nothing in the root reports, "initrd"
-	// when the initramfs is not netroot's, or "kernel" when there is none. nil means that all tell when they are up.
+	// when the initramfs is not netroot's, or "kernel" when there is none. nil means that all tell when they are up. Run asks, and nobody else waits for
+	// a disk then.
 	Last func(image string) string
 	// Busy says whether a transfer to that address is under way, of which there is no record before its end; nil: it never is.
 	Busy func(netip.Addr) bool
@@ -44,6 +45,8 @@ type Tracker struct {
 	strangers list.List // of *node: never loaded anything, the one seen last in front
 	members   list.List // of *node: the others
 	watched   map[*node]bool
+	lasts     map[string]answer // of Last
+	wanted    map[string]bool   // of these Run asks Last
 	stats     Stats
 	changed   time.Time // since the last write to disk; zero for not at all
 
@@ -125,7 +128,7 @@ func (t *Tracker) Observe(e Event) {
 	t.mu.Lock()
 	n := t.find(mac, e.Client)
 	n.see(e)
-	did := n.take(e, p, t.Last)
+	did := n.take(e, p, t.last)
 	if n.Stage == "" {
 		n.Stage, n.Since = "seen", e.Time
 	}
@@ -237,7 +240,7 @@ func (t *Tracker) forget(n *node) {
 func (t *Tracker) touch(n *node) {
 	n.in.Remove(n.at)
 	n.place(&t.strangers, &t.members)
-	if n.Stalled || n.final(t.Last) {
+	if n.Stalled || n.final(t.last) {
 		delete(t.watched, n)
 	} else {
 		t.watched[n] = true

@@ -309,6 +309,41 @@ func TestHandlerPassesOn(t *testing.T) {
 	}
 }
 
+// An image on a disk that hangs stops nobody who tells the tracker of something, and its machine is not said to have stopped.
+func TestSlowImage(t *testing.T) {
+	asked, answer := make(chan string), make(chan string)
+	var out plain
+	tracker := &Tracker{Log: slog.New(&out), Last: func(image string) string {
+		asked <- image
+		return <-answer
+	}}
+	log := slog.New(tracker.Handler(slog.DiscardHandler))
+	log.Info("read", "service", "tftp", "mac", mac(1).String(), "file", "pxelinux.0")
+	log.Info("read", "service", "tftp", "mac", mac(1).String(), "file", "live/3/vmlinuz")
+	log.Info("read", "service", "tftp", "mac", mac(1).String(), "file", "live/3/initrd.img")
+	checked := make(chan bool)
+	go func() {
+		tracker.check(time.Now().Add(time.Hour))
+		close(checked)
+	}()
+	if image := <-asked; image != "live@3" {
+		t.Errorf("asked about %q", image)
+	}
+	log.Info("offer", "service", "dhcp", "mac", mac(2).String(), "file", "pxelinux.0")
+	if n := len(tracker.Machines()); n != 2 {
+		t.Errorf("%d machines", n)
+	}
+	answer <- stageInitrd
+	<-checked
+	if strings.Contains(out.String(), mac(1).String()) || !strings.Contains(out.String(), mac(2).String()) {
+		t.Errorf("stopped:\n%s", out.String())
+	}
+	log.Info("read", "service", "tftp", "mac", mac(1).String(), "file", "pxelinux.0") // what is known is not asked again
+	if strings.Contains(out.String(), "started again") {
+		t.Errorf("stopped:\n%s", out.String())
+	}
+}
+
 // Many services log at once while people look.
 func TestConcurrent(t *testing.T) {
 	tracker := &Tracker{Limit: 50}

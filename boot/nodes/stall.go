@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"path"
 	"slices"
@@ -44,9 +45,54 @@ func (n *node) final(last func(image string) string) bool {
 	case stageMenu:
 		return n.Boot.Waits
 	case stageKernel, stageInitrd, stageSwitch:
-		return last != nil && n.Image != "" && last(n.Ref()) == n.Stage
+		return n.Image != "" && last(n.Ref()) == n.Stage
 	}
 	return len(n.Stages) == 0
+}
+
+// An answer of Last is believed for a while: an image without a generation may become another one.
+type answer struct {
+	stage string
+	asked time.Time
+}
+
+const (
+	answerHolds = time.Minute
+	answersMax  = 1000
+)
+
+// last is what Last said, "" when it was not asked yet. It is called with the lock held, and asks for nothing itself.
+func (t *Tracker) last(image string) string {
+	a := t.lasts[image]
+	if t.Last != nil && time.Since(a.asked) > answerHolds {
+		if t.wanted == nil {
+			t.wanted = map[string]bool{}
+		}
+		t.wanted[image] = true
+	}
+	return a.stage
+}
+
+// learn asks Last what was missed, without the lock: it may open an image on a slow disk.
+func (t *Tracker) learn() {
+	t.mu.Lock()
+	wanted := t.wanted
+	t.wanted = nil
+	t.mu.Unlock()
+	if len(wanted) == 0 {
+		return
+	}
+	answers := map[string]answer{}
+	for image := range wanted {
+		answers[image] = answer{t.Last(image), time.Now()}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lasts == nil || len(t.lasts)+len(answers) > answersMax {
+		t.lasts = map[string]answer{}
+	}
+	maps.Copy(t.lasts, answers)
+	maps.DeleteFunc(t.watched, func(n *node, _ bool) bool { return n.final(t.last) })
 }
 
 // late says whether the boot has stopped. Whoever makes no progress has three times the patience as long as it is heard of.
@@ -135,6 +181,7 @@ func (b *boot) sent(name string) bool {
 
 // check finds boots that stopped, and tells each once.
 func (t *Tracker) check(now time.Time) {
+	t.learn()
 	var found []stall
 	t.mu.Lock()
 	for n := range t.watched {

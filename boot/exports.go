@@ -27,6 +27,8 @@ type exports struct {
 	open  map[[16]byte]*image.Image
 	holds []func() // one per open image; a hold ends when its function is garbage
 
+	opening sync.Mutex // one opens an image, and who asks for those that are open does not wait for it
+
 	search  sync.Mutex // one looks through the store, the others wait for what it finds
 	scanned time.Time
 	known   map[[16]byte]store.Generation // when it was scanned
@@ -164,9 +166,12 @@ func (e *exports) iso(g store.Generation) (*image.Image, error) {
 }
 
 func (e *exports) image(id [16]byte, g store.Generation) (*image.Image, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if img, ok := e.open[id]; ok {
+	if img, ok := e.opened(id); ok {
+		return img, nil
+	}
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	if img, ok := e.opened(id); ok {
 		return img, nil
 	}
 	open := image.Open
@@ -182,6 +187,8 @@ func (e *exports) image(id [16]byte, g store.Generation) (*image.Image, error) {
 		img.Close()
 		return nil, err
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.holds = append(e.holds, release)
 	if e.open == nil {
 		e.open = make(map[[16]byte]*image.Image)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +59,51 @@ func openStore(t *testing.T) *store.Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Machines of an image that is open do not wait for a disk that another one is opened on.
+func TestSlowImage(t *testing.T) {
+	s := openStore(t)
+	publish(t, s, "fast", "fast")
+	root := publish(t, s, "slow", "slow").Path(store.PartRoot)
+	if err := errors.Join(os.Rename(root, root+".true"), syscall.Mkfifo(root, 0o644)); err != nil { // whoever opens it waits
+		t.Fatal(err)
+	}
+	e := &exports{store: s}
+	id, _, err := e.Open("/fast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error)
+	go func() {
+		_, _, err := e.Open("/slow")
+		opened <- err
+	}()
+	for e.opening.TryLock() { // until it waits there
+		e.opening.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	mine := make(chan error, 1)
+	go func() {
+		_, err := e.ByID(id)
+		mine <- err
+	}()
+	select {
+	case err := <-mine:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("waits for another image")
+	}
+	pipe, err := os.OpenFile(root, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := <-opened; err == nil {
+		t.Error("a pipe is an image")
+	}
 }
 
 func TestExports(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 
 	"netroot/boot/host"
 	"netroot/boot/neighbor"
@@ -27,6 +28,12 @@ type refusal string
 func (r refusal) Error() string        { return string(r) }
 func (r refusal) Is(target error) bool { return target == fs.ErrPermission }
 
+// unsure is why a client that may be another one is not let in now. It is told nothing that it would take for the last word.
+type unsure string
+
+func (u unsure) Error() string        { return string(u) }
+func (u unsure) Is(target error) bool { return target == os.ErrDeadlineExceeded }
+
 // machine is what the policy is asked about.
 func machine(p neighbor.Peer, local netip.Addr) host.Machine {
 	if p.Self {
@@ -40,16 +47,21 @@ func machine(p neighbor.Peer, local netip.Addr) host.Machine {
 func (g *guard) admit(client, local netip.Addr) (host.Machine, error) {
 	p := g.neighbors.Locate(context.Background(), client, local)
 	m := machine(p, local)
-	d := g.decide(m)
+	return m, judge(p, g.decide(m))
+}
+
+func judge(p neighbor.Peer, d host.Decision) error {
 	switch {
+	case p.Busy:
+		return unsure("its MAC address is not known, and too many machines are asked for theirs; it has to ask again")
 	case !d.Ignore:
-		return m, nil
+		return nil
 	case p.Self:
-		return m, refusal("asked from this machine itself: " + d.Reason)
+		return refusal("asked from this machine itself: " + d.Reason)
 	case p.Near && p.MAC == nil:
-		return m, refusal(d.Reason + "; it did not tell its MAC address")
+		return unsure(d.Reason + "; it did not tell its MAC address")
 	}
-	return m, refusal(d.Reason)
+	return refusal(d.Reason)
 }
 
 // files are what tree returns for the clients that are let in.

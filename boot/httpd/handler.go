@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 )
@@ -28,7 +29,7 @@ const (
 // A Handler answers requests. It can be used without Serve.
 type Handler struct {
 	// FS returns the tree that a client sees at the address local of this machine. One whose Open says fs.ErrPermission
-	// refuses the client.
+	// refuses the client, and one that says os.ErrDeadlineExceeded has it ask again.
 	FS func(client, local netip.Addr) fs.FS
 	// Handle answers GET and HEAD requests for exactly these paths, instead of a file. Whom it answers is its own affair.
 	Handle map[string]http.Handler
@@ -115,6 +116,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid):
 		log.Info("refused", "reason", "not found")
 		http.Error(w, "no such file here", http.StatusNotFound)
+		return
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		log.Warn("refused", "reason", err.Error())
+		w.Header().Set("Retry-After", "2") // which iPXE heeds, too
+		http.Error(w, "this server does not know yet who asks", http.StatusServiceUnavailable)
 		return
 	case errors.Is(err, fs.ErrPermission):
 		log.Warn("refused", "reason", err.Error())

@@ -192,6 +192,15 @@ func TestNotAdmitted(t *testing.T) {
 	}
 }
 
+func TestNotKnownYet(t *testing.T) {
+	addr, said := serve(t, failing{fmt.Errorf("not known: %w", os.ErrDeadlineExceeded)})
+	resp, got := ask(t, "GET", addr, "/f")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "2" || got != "this server does not know yet who asks\n" {
+		t.Errorf("%v %q", resp.Status, got)
+	}
+	said.wait(t, `level=WARN msg=refused service=http client=127.0.0.1 file=f reason="not known: i/o timeout"`)
+}
+
 func TestUnreadableFile(t *testing.T) {
 	addr, said := serve(t, failing{errors.New("disk error at /secret/place")})
 	resp, got := ask(t, "GET", addr, "/f")

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -28,6 +29,7 @@ type Peer struct {
 	Near   bool             // on a network of this machine; else behind a router, and nobody can tell its MAC
 	Link   Link             // where answers to it go; when it is behind a router, where it came in as far as local tells
 	MAC    net.HardwareAddr // nil when it is not known
+	Busy   bool             // and the network was not asked for it, because there were too many questions
 	Client netip.Addr
 }
 
@@ -46,11 +48,20 @@ func (t *Table) Locate(ctx context.Context, client, local netip.Addr) Peer {
 		return p
 	}
 	var wg sync.WaitGroup
+	var busy atomic.Bool
 	for _, l := range links {
-		wg.Go(func() { t.ask(ctx, key{l.Index, p.Client}) })
+		wg.Go(func() {
+			if !t.ask(ctx, key{l.Index, p.Client}) {
+				busy.Store(true)
+			}
+		})
 	}
 	wg.Wait()
+	if busy.Load() {
+		t.lookAgain() // that much is done for whoever asks
+	}
 	p, _ = t.known(client, local)
+	p.Busy = p.MAC == nil && busy.Load()
 	return p
 }
 
@@ -89,8 +100,9 @@ type question struct {
 
 func (q *question) answer() { q.once.Do(func() { close(q.done) }) }
 
-// ask returns when the table has the MAC, or when it is clear that it will not. Those who ask the same wait together.
-func (t *Table) ask(ctx context.Context, k key) {
+// ask returns when the table has the MAC, or when it is clear that it will not. Those who ask the same wait together. It is false when
+// there are too many questions.
+func (t *Table) ask(ctx context.Context, k key) bool {
 	t.mu.Lock()
 	_, known := t.macs[k] // since it was missed
 	q := t.open[k]
@@ -103,12 +115,13 @@ func (t *Table) ask(ctx context.Context, k key) {
 	}
 	t.mu.Unlock()
 	if q == nil {
-		return
+		return known
 	}
 	select {
 	case <-q.done:
 	case <-ctx.Done():
 	}
+	return true
 }
 
 // pursue gets an answer to a question, and keeps the question for a while when there is none.

@@ -159,6 +159,41 @@ func TestLocate(t *testing.T) {
 	}
 }
 
+// Forged addresses have used up all questions: who is not known then is told apart from who did not answer.
+func TestTooManyQuestions(t *testing.T) {
+	lab := openLab(t)
+	table := openTable(t, lab)
+	if p := table.Locate(t.Context(), router, own); p.MAC == nil {
+		t.Fatalf("the router: %+v", p)
+	}
+	eventually(t, "the end of a question", func() bool {
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		return len(table.open) == 0
+	})
+	table.mu.Lock()
+	for i := range questionsMax {
+		table.open[key{-1 - i, nobody}] = &question{done: make(chan struct{})}
+	}
+	table.mu.Unlock()
+	if p := table.Locate(t.Context(), nobody, own); p.MAC != nil || !p.Near || !p.Busy {
+		t.Errorf("when too many are asked about: %+v", p)
+	}
+	table.mu.Lock()
+	clear(table.macs) // a notification was lost
+	table.mu.Unlock()
+	table.looked.Store(0)
+	if p := table.Locate(t.Context(), router, own); p.MAC == nil || p.Busy {
+		t.Errorf("a machine that the kernel knows, when too many are asked about: %+v", p)
+	}
+	table.mu.Lock()
+	clear(table.open)
+	table.mu.Unlock()
+	if p := table.Locate(t.Context(), nobody, own); p.MAC != nil || !p.Near || p.Busy {
+		t.Errorf("an address that nobody has: %+v", p)
+	}
+}
+
 // Interfaces come, change and go.
 func TestFollow(t *testing.T) {
 	lab := openLab(t)

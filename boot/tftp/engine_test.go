@@ -221,6 +221,10 @@ func TestErrorCodes(t *testing.T) {
 	}
 	refused(codeAccess, "access denied", "secret", "octet")
 	said.wait(t, `msg=refused service=tftp client=127.0.0.1 file=secret reason="open secret: 52:54:00:12:34:56 is not listed: permission denied"`)
+	r := newROM(t, "127.0.0.1", port)
+	r.request(1, "unsure", "octet")
+	r.quiet(300*time.Millisecond, "a client that may be another one")
+	said.wait(t, `level=WARN msg=refused service=tftp client=127.0.0.1 file=unsure reason="not known: i/o timeout"`)
 	refused(codeIllegal, "only the modes octet and netascii are known", "f", "mail")
 	for range 2 {
 		r := newROM(t, "127.0.0.1", port)
@@ -232,16 +236,19 @@ func TestErrorCodes(t *testing.T) {
 	if got := s.Transfers(); len(got) != 2 || got[0].File != "f" || got[0].Size != 5000 || got[0].Client.Addr().String() != "127.0.0.1" {
 		t.Errorf("under way: %+v", got)
 	}
-	if st := s.Stats(); st.Refused != 3 || st.Requests != 5 || st.Active != 2 {
+	if st := s.Stats(); st.Refused != 4 || st.Requests != 6 || st.Active != 2 {
 		t.Errorf("%+v", st)
 	}
 }
 
-// guarded denies access to one file.
+// guarded denies access to one file, and does not know about another.
 type guarded struct{ fs.FS }
 
 func (g guarded) Open(name string) (fs.File, error) {
-	if name == "secret" {
+	switch name {
+	case "unsure":
+		return nil, fmt.Errorf("not known: %w", os.ErrDeadlineExceeded)
+	case "secret":
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("52:54:00:12:34:56 is not listed: %w", fs.ErrPermission)}
 	}
 	return g.FS.Open(name)

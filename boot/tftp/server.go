@@ -46,7 +46,7 @@ const (
 // A Server answers read requests.
 type Server struct {
 	// FS returns the tree that a client sees at the address local of this machine. Where opening a file fails with fs.ErrPermission
-	// the client hears of an access violation.
+	// the client hears of an access violation; with os.ErrDeadlineExceeded it hears nothing, and asks again.
 	FS func(client, local netip.Addr) fs.FS
 	// Known tells whether FS returns at once. The others are looked at beside the rest, and forgotten when there are too many of
 	// them, so that forged addresses keep no client waiting that is known; nil means all are known.
@@ -313,9 +313,9 @@ func (s *serving) request(p, oob []byte, from netip.AddrPort) {
 	clean, nameErr := Clean(req.name)
 	switch {
 	case q.in.broadcast: // RFC 1123, section 4.2.3.5
-		q.ignore("the request was a broadcast")
+		q.ignore(slog.LevelDebug, "the request was a broadcast")
 	case !s.serves(q.in.iface):
-		q.ignore("came in by " + q.in.iface + ", which is not served")
+		q.ignore(slog.LevelDebug, "came in by "+q.in.iface+", which is not served")
 	case err != nil:
 		q.refuse(slog.LevelWarn, codeIllegal, err.Error(), err.Error())
 	case req.write:
@@ -359,7 +359,7 @@ func (q *question) begin(packet, clean string) {
 		})
 	default:
 		r.drop(t)
-		q.ignore("too many clients at once that are not known")
+		q.ignore(slog.LevelDebug, "too many clients at once that are not known")
 	}
 }
 
@@ -377,6 +377,8 @@ func (q *question) open(r *reactor, t *transfer, clean string) {
 	case errors.Is(err, fs.ErrNotExist):
 		// Most of these are pxelinux looking for its configuration under ever shorter names.
 		q.refuse(slog.LevelDebug, codeNotFound, "file not found", "not found")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		q.ignore(slog.LevelWarn, err.Error())
 	case errors.Is(err, fs.ErrPermission):
 		q.refuse(slog.LevelWarn, codeAccess, "access denied", err.Error())
 	default:
@@ -392,9 +394,9 @@ func (q *question) refuse(level slog.Level, code uint16, text, reason string) {
 }
 
 // ignore refuses without a word to the client.
-func (q *question) ignore(reason string) {
+func (q *question) ignore(level slog.Level, reason string) {
 	q.stats.refused.Add(1)
-	q.log.Debug("refused", "reason", reason)
+	q.log.Log(q.ctx, level, "refused", "reason", reason)
 }
 
 // say sends a packet that belongs to no transfer.

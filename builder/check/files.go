@@ -65,7 +65,7 @@ func clock(root fs.FS) (string, string, Severity) {
 	}
 	// systemd takes the newer of the two for the time when the clock is behind it (src/basic/clock-util.c, timesyncd).
 	for _, name := range []string{"var/lib/systemd/timesync/clock", "usr/lib/clock-epoch"} {
-		if info, err := fs.Stat(root, name); err == nil && info.ModTime().After(time.Now().Add(24*time.Hour)) {
+		if info, err := tree.Stat(root, name); err == nil && info.ModTime().After(time.Now().Add(24*time.Hour)) {
 			return fmt.Sprintf("/%s is of %s, which is in the future, and sets the clock", name, info.ModTime().UTC().Format(time.DateOnly)), "certificates would have expired, or not; remove the file", Warning
 		}
 	}

@@ -14,7 +14,11 @@ import (
 
 // resolvConf must be a place that DHCP's answer can be written to.
 func resolvConf(root fs.FS) (string, string, Severity) {
-	info, err := fs.Lstat(root, "etc/resolv.conf")
+	at, err := tree.ResolveParent(root, "etc/resolv.conf")
+	var info fs.FileInfo
+	if err == nil {
+		info, err = fs.Lstat(root, at)
+	}
 	if err != nil {
 		return "/etc/resolv.conf is missing", "no package owns it; an empty file is enough, DHCP's answer is written into it at boot", Warning
 	}
@@ -24,7 +28,7 @@ func resolvConf(root fs.FS) (string, string, Severity) {
 		}
 		return "", "", ""
 	}
-	target, err := fs.ReadLink(root, "etc/resolv.conf")
+	target, err := fs.ReadLink(root, at)
 	if err != nil {
 		return err.Error(), "make it a regular file", Error
 	}

@@ -50,11 +50,7 @@ type packageList struct {
 
 // openList opens a file that may be one; nil when it is not there.
 func openList(root fs.FS, name string) *packageList {
-	at, err := tree.Resolve(root, name)
-	if err != nil {
-		return nil
-	}
-	f, err := root.Open(at)
+	f, err := tree.Open(root, name)
 	if err != nil {
 		return nil
 	}

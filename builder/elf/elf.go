@@ -237,7 +237,7 @@ func (r *resolver) libcDir(files []string) string {
 }
 
 func read(fsys fs.FS, p string) (*object, error) {
-	file, err := fsys.Open(p)
+	file, err := tree.Open(fsys, p)
 	if err != nil {
 		return nil, err
 	}

@@ -14,11 +14,7 @@ import (
 
 // open opens an ELF file of a root for a look at it.
 func open(fsys fs.FS, name string) (*elf.File, func() error, error) {
-	at, err := tree.Resolve(fsys, name)
-	if err != nil {
-		return nil, nil, err
-	}
-	file, err := fsys.Open(at)
+	file, err := tree.Open(fsys, name)
 	if err != nil {
 		return nil, nil, err
 	}

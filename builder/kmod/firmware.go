@@ -23,11 +23,7 @@ const maxModule = 256 << 20
 // Content returns the module's ELF file, decompressed, in memory that the next call uses again: all modules of a root together have
 // hundreds of megabytes.
 func (x *Index) Content(m *Module) ([]byte, error) {
-	name, err := tree.Resolve(x.fsys, x.Path(m))
-	if err != nil {
-		return nil, fmt.Errorf("read module %s: %w", m.Name, err)
-	}
-	f, err := x.fsys.Open(name)
+	f, err := tree.Open(x.fsys, x.Path(m))
 	if err != nil {
 		return nil, fmt.Errorf("read module %s: %w", m.Name, err)
 	}

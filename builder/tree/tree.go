@@ -128,22 +128,40 @@ const maxFile = 256 << 20
 // ReadFile reads the file that name leads to. It reads nothing but regular files, and none of more than 256 MiB: a pipe, or a device such
 // as /dev/zero, has no end.
 func ReadFile(fsys fs.FS, name string) ([]byte, error) {
-	p, err := Resolve(fsys, name)
+	p, info, err := regular(fsys, name)
 	if err != nil {
 		return nil, err
+	}
+	if info.Size() > maxFile {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("it has %d bytes, more than any such file", info.Size())}
+	}
+	return fs.ReadFile(fsys, p)
+}
+
+// Open opens the regular file that name leads to, and nothing else: to open a pipe would wait for somebody who writes to it.
+func Open(fsys fs.FS, name string) (fs.File, error) {
+	p, _, err := regular(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	return fsys.Open(p)
+}
+
+func regular(fsys fs.FS, name string) (string, fs.FileInfo, error) {
+	p, err := Resolve(fsys, name)
+	if err != nil {
+		return "", nil, err
 	}
 	info, err := fs.Lstat(fsys, p)
 	switch {
 	case err != nil:
-		return nil, err
+		return "", nil, err
 	case info.IsDir():
-		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+		return "", nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
 	case !info.Mode().IsRegular():
-		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("it is no regular file")}
-	case info.Size() > maxFile:
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("it has %d bytes, more than any such file", info.Size())}
+		return "", nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("it is no regular file")}
 	}
-	return fs.ReadFile(fsys, p)
+	return p, info, nil
 }
 
 // Stat describes the file that name leads to.

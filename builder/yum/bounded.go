@@ -14,7 +14,8 @@ const (
 	maxFilelists = 2 << 30 // read as a stream, nothing of it is kept but what was asked for
 	maxGroups    = 32 << 20
 	maxToken     = 1 << 20 // one tag, or the text up to the next one
-	maxElements  = 8 << 20 // of all packages: a gigabyte of memory
+	maxElements  = 8 << 20 // of all packages
+	maxOfPackage = 1 << 18 // kernels provide tens of thousands of symbols
 )
 
 // limit is how many bytes a file may unpack to.

@@ -105,10 +105,15 @@ func (e *endless) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestElements has a package with relations without end.
+// TestElements has packages without end, and one without an end.
 func TestElements(t *testing.T) {
-	r := dataFile{kind: "primary"}.bound(io.MultiReader(strings.NewReader("<package>"), &endless{text: []byte("<a/>")}))
-	if _, err := parsePrimary(r, &Repo{}, func(*Package) bool { return true }); err == nil || !strings.Contains(err.Error(), "it has more than 8388608 elements") {
-		t.Error(err)
+	for text, says := range map[string]string{
+		"<a/>": "a package has more than 262144 elements, near byte 10",
+		`<name>a</name><arch>noarch</arch><version ver="1"/>` + strings.Repeat("<a/>", 1000) + "</package><package>": "it has more than 8388608 elements",
+	} {
+		r := dataFile{kind: "primary"}.bound(io.MultiReader(strings.NewReader("<package>"), &endless{text: []byte(text)}))
+		if _, err := parsePrimary(r, &Repo{}, func(*Package) bool { return true }); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v\nwant %q", err, says)
+		}
 	}
 }

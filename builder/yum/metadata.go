@@ -188,6 +188,7 @@ func attr(el xml.StartElement, name string) string {
 // pkg reads to the end of one <package>.
 func (p *primaryReader) pkg() error {
 	pkg := &Package{Repo: p.repo.Name, priority: p.repo.Priority}
+	most := p.read + maxOfPackage
 	var sumKind, list string
 	var text strings.Builder
 	for {
@@ -205,6 +206,9 @@ func (p *primaryReader) pkg() error {
 			text.Reset()
 			if p.read++; p.read > maxElements {
 				return fmt.Errorf("it has more than %d elements: so large is no repository, and a hostile one might be", maxElements)
+			}
+			if p.read > most {
+				return fmt.Errorf("a package has more than %d elements, near byte %d: none needs as many", maxOfPackage, p.dec.InputOffset())
 			}
 			switch name := el.Name.Local; name {
 			case "version":

@@ -29,11 +29,6 @@ import (
 	"netroot/builder/store"
 )
 
-func TestMain(m *testing.M) {
-	chroot.Main()
-	os.Exit(m.Run())
-}
-
 // recipeOf writes a recipe.
 func recipeOf(t testing.TB, repo rpmfixture.Repository, packages []string) string {
 	t.Helper()

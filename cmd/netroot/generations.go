@@ -39,14 +39,15 @@ func (c *cli) diffCommand() *cobra.Command {
 			if c.json {
 				return c.printJSON(d)
 			}
+			say := func(format string, values ...any) { fmt.Fprintln(c.stdout, safe(fmt.Sprintf(format, values...))) }
 			for _, p := range d.Removed {
-				fmt.Fprintf(c.stdout, "- %s %s %s\n", p.Name, p.Version, p.Arch)
+				say("- %s %s %s", p.Name, p.Version, p.Arch)
 			}
 			for _, p := range d.Added {
-				fmt.Fprintf(c.stdout, "+ %s %s %s\n", p.Name, p.Version, p.Arch)
+				say("+ %s %s %s", p.Name, p.Version, p.Arch)
 			}
 			for _, ch := range d.Changed {
-				fmt.Fprintf(c.stdout, "  %s %s -> %s %s\n", ch.Name, ch.Old, ch.New, ch.Arch)
+				say("  %s %s -> %s %s", ch.Name, ch.Old, ch.New, ch.Arch)
 			}
 			if d.Empty() {
 				fmt.Fprintf(c.stderr, "netroot: %s and %s have the same packages\n", g[0].Ref(), g[1].Ref())

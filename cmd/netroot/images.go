@@ -85,7 +85,7 @@ func printGenerations(out io.Writer, generations []store.Generation) error {
 	for _, g := range generations {
 		s := summaryOf(g)
 		if g.Err != nil {
-			fmt.Fprintf(w, "%s\t%d\tdamaged: %v\n", s.Image, s.Generation, g.Err)
+			fmt.Fprintf(w, "%s\t%d\tdamaged: %s\n", s.Image, s.Generation, safe(g.Err.Error()))
 			continue
 		}
 		mark := ""
@@ -93,7 +93,7 @@ func printGenerations(out io.Writer, generations []store.Generation) error {
 			mark = "current"
 		}
 		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%s\t%s\n", s.Image, s.Generation,
-			s.Created.Local().Format("2006-01-02 15:04"), s.Arch, s.Kernel, s.Packages, megabytes(s.Bytes), mark)
+			s.Created.Local().Format("2006-01-02 15:04"), safe(s.Arch), safe(s.Kernel), s.Packages, megabytes(s.Bytes), mark)
 	}
 	return w.Flush()
 }

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"netroot/boot/nodes"
+	"netroot/builder/lock"
+	"netroot/builder/store"
 	"netroot/builder/strictyaml"
 )
 
@@ -75,5 +79,51 @@ func TestSafe(t *testing.T) {
 	slog.New(newLineHandler(&out, slog.LevelInfo)).Info("two\nlines " + hostile)
 	if got := out.String(); got != `netroot: two\nlines `+want+"\n" {
 		t.Errorf("a message is %q", got)
+	}
+}
+
+// TestWordsOfRoots has a folder and an image with words for the terminal in what check, show, images and diff tell of them.
+func TestWordsOfRoots(t *testing.T) {
+	const hostile = "a\x1b[2J\u009b\u202eb"
+	const want = `a\x1b[2J\u009b\u202eb`
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc", "fstab"), []byte("/dev/sda1 /"+hostile+" ext4\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(filepath.Join(dir, "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []string{"1" + hostile, "2" + hostile} {
+		draft, err := s.Begin("image")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot} {
+			if err := os.WriteFile(filepath.Join(draft.Dir(), part), nil, 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pins := &lock.Lock{Arch: "amd64", Packages: []lock.Package{{Name: "p", Version: version, Arch: "all"}, {Name: version, Arch: "all"}}}
+		if _, err := draft.Publish(store.Manifest{Arch: "amd64", KernelRelease: hostile, Notes: []string{hostile}, Cmdline: []string{hostile}, Lock: pins}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for args, seen := range map[string]int{"check " + root: 1, "show image": 5, "images": 2, "diff image@1 image@2": 4} {
+		var stdout, stderr bytes.Buffer
+		c := &cli{stdout: &stdout, stderr: &stderr}
+		c.run(t.Context(), append(strings.Fields(args), "--store", s.Dir()))
+		for _, out := range []string{stdout.String(), stderr.String()} {
+			if strings.ContainsAny(out, "\x1b\u009b\u202e") {
+				t.Errorf("%s: %q", args, out)
+			}
+		}
+		if n := strings.Count(stdout.String(), want); n != seen {
+			t.Errorf("%s: there %d times:\n%s%s", args, n, stdout.String(), stderr.String())
+		}
 	}
 }

@@ -77,6 +77,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	out := log.Handler()
+	lines := newCalm(out, out, lineKind)
+	log = slog.New(lines)
 	keeps := s.keeps(log)
 	watch := s.watch(log, keeps)
 	defer watch.Close()
@@ -91,7 +94,8 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.Policy.Require(s.checked(desk.Check, keeps, log)); err != nil {
 		return err
 	}
-	log = slog.New(newJournal(watch.Handler(log.Handler()), guard.name))
+	refusals := newCalm(watch.Handler(lines), out, refusedKind) // what else is left out the tracker still sees
+	log = slog.New(&journal{next: refusals, name: guard.name})
 	if err := checkInterfaces(s.Policy.Policy().Interfaces, neighbors.Links(), log); err != nil {
 		return err
 	}
@@ -113,10 +117,12 @@ func (s *Server) Run(ctx context.Context) error {
 		s.Policy.Watch(ctx, log)
 		return nil
 	})
-	group.Go(func() error {
-		watch.Run(ctx)
-		return nil
-	})
+	for _, run := range []func(context.Context){watch.Run, lines.Run, refusals.Run} {
+		group.Go(func() error {
+			run(ctx)
+			return nil
+		})
+	}
 	group.Go(func() error {
 		desk.Ledger.Run(ctx, log)
 		return nil

@@ -2,9 +2,9 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"runtime"
 
@@ -14,6 +14,7 @@ import (
 	"netroot/builder/chroot"
 	"netroot/builder/dpkg"
 	"netroot/builder/fetch"
+	"netroot/builder/layers"
 	"netroot/builder/lock"
 	"netroot/builder/progress"
 	"netroot/builder/recipe"
@@ -128,34 +129,58 @@ func (s *aptSource) fetch(ctx context.Context, pins *lock.Lock) error {
 	return s.cache.Sync()
 }
 
-// assemble puts unpacked packages together and has the root's own dpkg configure them.
+// assemble puts unpacked packages together and has the root's own dpkg configure them, or takes what was made of the same packages before.
 func (s *aptSource) assemble(ctx context.Context, name string, pins *lock.Lock, scratch string) (*root, error) {
-	lower := filepath.Join(scratch, "root")
-	if err := os.Mkdir(lower, 0o755); err != nil {
+	packed := dpkg.Root{Packages: pins.Packages, Cache: s.cache, Dir: filepath.Join(scratch, "root"), Arch: pins.Arch, Sources: s.aptSources(), Log: s.log}
+	newest, err := dpkg.Newest(ctx, packed)
+	if err != nil {
+		return nil, err
+	}
+	cfg := chroot.Config{Lower: packed.Dir, Arch: pins.Arch, Hostname: name, Date: newest, Log: s.log}
+	const lower, changes = "root", "changes"
+	kept := layers.Cache{Dir: filepath.Join(s.cache.Dir, "installed")}
+	entry, err := kept.Find(name, packed.Digest())
+	if err != nil {
 		return nil, fmt.Errorf("assemble %s: %w", name, err)
 	}
-	s.progress.Step("assembling %d packages", len(pins.Packages))
-	unpacked := dpkg.Root{Packages: pins.Packages, Cache: s.cache, Dir: lower, Arch: pins.Arch, Sources: s.aptSources(), Log: s.log}
-	if err := dpkg.Assemble(ctx, unpacked); err != nil {
-		return nil, err
+	if entry == "" {
+		cfg.Work = filepath.Join(scratch, "configuring")
+		if err := s.configure(ctx, cfg, packed); err != nil {
+			return nil, err
+		}
+		cfg.Layers = []string{chroot.Changes(cfg.Work)}
+		entry, err = kept.Keep(name, packed.Digest(), map[string]string{lower: packed.Dir, changes: cfg.Layers[0]})
+		if err != nil {
+			return nil, fmt.Errorf("keep what was configured: %w", err)
+		}
 	}
-	newest, err := dpkg.Newest(ctx, unpacked)
+	if entry != "" {
+		cfg.Lower, cfg.Layers = filepath.Join(entry, lower), []string{filepath.Join(entry, changes)}
+	}
+	cfg.Work = filepath.Join(scratch, "changes")
+	session, err := chroot.Open(ctx, cfg)
+	return &root{session: session, newest: newest}, err
+}
+
+// configure makes the folder of a root and has its dpkg configure all packages, in a session of its own.
+func (s *aptSource) configure(ctx context.Context, cfg chroot.Config, packed dpkg.Root) (err error) {
+	s.progress.Step("assembling %d packages", len(packed.Packages))
+	if err := dpkg.Assemble(ctx, packed); err != nil {
+		return err
+	}
+	session, err := chroot.Open(ctx, cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	session, err := chroot.Open(ctx, chroot.Config{Lower: lower, Work: filepath.Join(scratch, "changes"), Arch: pins.Arch, Hostname: name, Date: newest, Log: s.log})
-	if err != nil {
-		return nil, err
-	}
-	configuring := s.progress.Start("configuring", int64(len(pins.Packages)), progress.Items)
+	defer func() { err = errors.Join(err, session.Close()) }()
+	configuring := s.progress.Start("configuring", int64(len(packed.Packages)), progress.Items)
 	err = dpkg.Configure(ctx, session, dpkg.Options{Log: s.log, Progress: func(int, int, string) { configuring.Add(1) }})
 	if err != nil {
 		configuring.Abort()
-		session.Close()
-		return nil, err
+		return err
 	}
 	configuring.Done()
-	return &root{session: session, newest: newest}, nil
+	return nil
 }
 
 // aptSources is the text of the apt sources that the root itself is given, so that packages can be added in it later.

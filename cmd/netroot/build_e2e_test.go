@@ -123,6 +123,24 @@ func (s *site) settled(t *testing.T) {
 	t.Errorf("left behind: %s", found)
 }
 
+// same compares generations that were made of the same.
+func (s *site) same(t *testing.T, a, b store.Generation) {
+	t.Helper()
+	for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot} {
+		if a.Manifest.Parts[part] != b.Manifest.Parts[part] {
+			t.Errorf("%s of %s and %s differs", part, a.Ref(), b.Ref())
+		}
+	}
+}
+
+// forget takes away what is kept of the last build but its packages.
+func (s *site) forget(t *testing.T) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(s.store, "cache", "installed")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestE2EBuild(t *testing.T) {
 	s := newSite(t)
 
@@ -146,14 +164,9 @@ func TestE2EBuild(t *testing.T) {
 
 	start = time.Now()
 	s.run(t, 0, "build", "--force", s.recipe)
-	warm := time.Since(start)
+	configured := time.Since(start)
 	second := s.current(t)
-	t.Logf("cold %.1f s, from the cache %.1f s, unchanged %.2f s", cold.Seconds(), warm.Seconds(), unchanged.Seconds())
-	for _, part := range []string{store.PartKernel, store.PartInitramfs, store.PartRoot} {
-		if first.Manifest.Parts[part] != second.Manifest.Parts[part] {
-			t.Errorf("built twice from the same packages, %s differs", part)
-		}
-	}
+	s.same(t, first, second)
 
 	t.Run("verbs", func(t *testing.T) {
 		dir := t.TempDir()
@@ -274,7 +287,38 @@ func TestE2EBuild(t *testing.T) {
 		s.settled(t)
 	})
 
+	// Over what the last build had configured comes out what comes out without it, whatever is done to the root afterwards.
+	var warm time.Duration
+	t.Run("kept", func(t *testing.T) {
+		s.forget(t)
+		start := time.Now()
+		s.run(t, 0, "build", "--force", s.recipe)
+		warm = time.Since(start)
+		s.same(t, second, s.current(t))
+		t.Logf("cold %.1f s, from the cache %.1f s, what is configured kept %.1f s, unchanged %.2f s", cold.Seconds(), warm.Seconds(), configured.Seconds(), unchanged.Seconds())
+
+		s.write(t, `files: [{path: /etc/motd, content: "hello\n"}]
+hooks:
+- name: all
+  script: |
+    mv /usr/share/perl5 /usr/share/perl6 && ln -s perl6 /usr/share/perl5
+    chmod 600 /etc/hostname && ln /bin/bash /bin/linked && chown daemon /bin/ip && chmod u+s /bin/ip
+    rm -r /usr/share/doc/kmod && dpkg -P --force-depends debian-archive-keyring && dpkg -l | wc -l > /etc/count
+    rm /var/log/dpkg.log # has the time in it
+`)
+		defer s.write(t, "")
+		s.run(t, 0, "build", s.recipe)
+		over := s.current(t)
+		if over.Manifest.Parts[store.PartRoot] == second.Manifest.Parts[store.PartRoot] {
+			t.Error("the hook changed nothing")
+		}
+		s.forget(t)
+		s.run(t, 0, "build", "--force", s.recipe)
+		s.same(t, over, s.current(t))
+	})
+
 	t.Run("interrupted", func(t *testing.T) {
+		s.forget(t)
 		cmd := s.command("build", "--force", s.recipe)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -314,7 +358,10 @@ func TestE2EBuild(t *testing.T) {
 
 	t.Run("killed", func(t *testing.T) {
 		before := s.current(t)
-		for range 3 {
+		for i := range 4 {
+			if i < 3 {
+				s.forget(t)
+			}
 			cmd := s.command("build", "--force", s.recipe)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -328,6 +375,7 @@ func TestE2EBuild(t *testing.T) {
 			}
 		}
 		s.run(t, 0, "build", "--force", "--keep", "1", s.recipe)
+		s.same(t, second, s.current(t))
 		if left, _ := filepath.Glob(filepath.Join(s.store, "work", "small@*")); len(left) > 0 {
 			t.Errorf("the next build left %v of the killed ones", left)
 		}

@@ -221,8 +221,12 @@ func (b *book) tell(now time.Time, end bool) {
 		case t.left == 0:
 			b.forget(about)
 		default:
-			r := t.last.Clone()
+			r := slog.NewRecord(t.last.Time, t.last.Level, t.last.Message, 0)
 			r.AddAttrs(t.attrs...)
+			t.last.Attrs(func(a slog.Attr) bool {
+				r.AddAttrs(a)
+				return true
+			})
 			if t.left > 1 {
 				r.AddAttrs(slog.Int("repeated", t.left-1))
 			}

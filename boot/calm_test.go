@@ -87,9 +87,9 @@ func TestCalmLoop(t *testing.T) {
 	lines.book.tell(now.Add(calmFor+time.Second), false)
 	lines.book.tell(now.Add(calmFor+2*time.Second), true)
 	want := fmt.Sprintf("msg=mount service=http client=10.0.0.1 mac=02:00:00:00:00:01 repeated=%d\n", loop-linesMax)
-	late := fmt.Sprintf(" service=http client=10.0.0.1 repeated=%d\n", loop+reasonsMax+1-linesMax-1)
-	if got, rest, _ := strings.Cut(out.String(), "\n"); got+"\n" != want || strings.Count(rest, "\n") != 1 || !strings.HasSuffix(rest, late) {
-		t.Errorf("after it:\n%swant\n%s…%s", out, want, late)
+	late := fmt.Sprintf("msg=refused service=http client=10.0.0.1 file=f%d reason=\"not found\" mac=02:00:00:00:00:01 repeated=%d\n", loop-1, loop+reasonsMax+1-linesMax-1)
+	if got, rest, _ := strings.Cut(out.String(), "\n"); got+"\n" != want || rest != late {
+		t.Errorf("after it:\n%swant\n%s%s", out, want, late)
 	}
 	if lines.book.tell(now.Add(3*calmFor), false); len(lines.book.topics) != 0 || len(lines.book.reasons) != 0 {
 		t.Errorf("%d topics are remembered", len(lines.book.topics))

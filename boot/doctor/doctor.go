@@ -2,8 +2,7 @@
 //
 // It looks at five things: who answers a DISCOVER as PXE firmware sends it, who holds the ports, whether the firewall lets clients
 // in, the state of the store, and, for one machine, the exact offer and menu it would get and why. It takes no lease (it never
-// sends a REQUEST), changes nothing, and writes nothing; a serve that runs here remembers the UUID that it asks with, as it does every
-// listed one.
+// sends a REQUEST), changes nothing, and writes nothing; serve knows by the packet that nobody boots, and remembers nothing of it.
 //
 // Its limits: IPv4. It needs root for the DISCOVER, for the names of other users' processes, and for nftables; what it cannot
 // look at it says. It reads the firewall as rules and does not try them: rules that depend on what it does not model (marks, sets

@@ -119,7 +119,7 @@ func (t *translation) units() []*unit {
 		}
 	}
 	var list []*unit
-	add := func(l *line, name string, macs []net.HardwareAddr) {
+	add := func(l *line, name string, macs []net.HardwareAddr) (answered bool) {
 		u := &unit{line: l, name: name, given: name != ""}
 		for _, mac := range macs {
 			switch {
@@ -136,16 +136,19 @@ func (t *translation) units() []*unit {
 			}
 		}
 		if len(u.macs) == 0 {
-			return
+			return false
 		}
 		if !u.given {
 			u.name = nameIn(l.comment)
 		}
 		t.fate(u)
 		list = append(list, u)
+		return !u.disabled
 	}
 	for _, h := range t.hosts {
-		add(h.line, h.name, h.macs)
+		if add(h.line, h.name, h.macs) && h.ignored {
+			t.remark(h.line, true, "beside another DHCP server dnsmasq answers in spite of the word ignore, and so does this policy: add disabled: true to leave the machine out")
+		}
 	}
 	for _, m := range t.matches {
 		if m.mac != nil {

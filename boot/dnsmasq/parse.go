@@ -191,9 +191,6 @@ func (p *parser) dhcpHost(l *line) {
 		if h.odd {
 			p.remark(l, true, "netroot.yaml has no patterns and no client identifiers: list each machine's own address")
 		}
-		if h.ignored && !l.off {
-			p.remark(l, true, "beside another DHCP server dnsmasq answers in spite of the word ignore, and so does this policy: add disabled: true to leave the machine out")
-		}
 		if h.at.IsValid() && !l.off && slices.ContainsFunc(h.macs, usable) {
 			p.remark(l, true, "dnsmasq heeds this line only on the network of %s, netroot on every network; it gives out no address", h.at)
 		}

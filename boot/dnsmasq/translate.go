@@ -282,6 +282,15 @@ func (t *translation) server(o outcome) netip.Addr {
 	return a
 }
 
+// foreign tells whether only what clients of other kinds send sets a tag: a type of firmware, or the class that has it.
+func (t *translation) foreign(n tag) bool {
+	name, absent := n.split()
+	sets := slices.DeleteFunc(slices.Clone(t.matches), func(m *match) bool { return m.set != name })
+	return !absent && len(sets) > 0 && !slices.ContainsFunc(sets, func(m *match) bool { return m.mac != nil || m.when != answer{} }) &&
+		!slices.ContainsFunc(t.hosts, func(h *hostLine) bool { return slices.Contains(h.set, name) }) &&
+		!slices.ContainsFunc(t.tagIfs, func(r *rule) bool { return slices.Contains(r.set, name) })
+}
+
 // menus reports the lines of PXE menus that netroot has not.
 func (t *translation) menus() {
 	used := map[*line]bool{}
@@ -294,6 +303,11 @@ func (t *translation) menus() {
 			t.remark(s.line, true, "netroot has no boot loader for clients of this type")
 		case s.kind != 0 && s.file == "":
 			t.remark(s.line, true, "netroot looks for no boot servers of other makes")
+		}
+	}
+	for _, b := range t.boots {
+		if len(t.services) > 0 && slices.ContainsFunc(b.need, t.foreign) {
+			t.remark(b.line, true, "netroot has no boot loader for clients that are neither BIOS machines nor iPXE")
 		}
 	}
 	menu := false

@@ -51,7 +51,7 @@ func TestCalmLoop(t *testing.T) {
 	lines := newCalm(text, text, lineKind)
 	tracker := &nodes.Tracker{}
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	handler := &journal{next: newCalm(tracker.Handler(lines), text, refusedKind), name: func(netip.Addr) (net.HardwareAddr, string) { return mac, "" }}
+	handler := &journal{next: newCalm(tracker.Handler(lines), text, refusedKind), name: func(netip.Addr) (net.HardwareAddr, string, bool) { return mac, "", false }}
 	now := time.Now().UTC()
 	write := func(after time.Duration, level slog.Level, message string, attrs ...slog.Attr) {
 		r := slog.NewRecord(now.Add(after), level, message, 0)

@@ -88,9 +88,9 @@ func (g *guard) known(client, local netip.Addr) bool {
 }
 
 // name tells at once what is known of a client, for records of what it did.
-func (g *guard) name(client netip.Addr) (mac net.HardwareAddr, name string) {
+func (g *guard) name(client netip.Addr) (mac net.HardwareAddr, name string, self bool) {
 	p := g.neighbors.Known(client, netip.Addr{})
-	return p.MAC, g.decide(machine(p, netip.Addr{})).Name
+	return p.MAC, g.decide(machine(p, netip.Addr{})).Name, p.Self
 }
 
 // closed is the tree for those who are not let in.

@@ -8,10 +8,10 @@ import (
 )
 
 // A journal completes the records of the services before they are written: one that names a client gets the attributes mac
-// and host, as far as they are known.
+// and host, as far as they are known, and asker when it is this machine: somebody who looks at the server here is no machine that boots.
 type journal struct {
 	next slog.Handler
-	name func(client netip.Addr) (mac net.HardwareAddr, host string)
+	name func(client netip.Addr) (mac net.HardwareAddr, host string, self bool)
 	with record // of the attributes given with With
 }
 
@@ -65,7 +65,10 @@ func (j *journal) WithGroup(name string) slog.Handler {
 func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 	about := j.with.of(r)
 	if client, err := netip.ParseAddr(about.client); err == nil && about.mac == "" {
-		mac, host := j.name(client)
+		mac, host, self := j.name(client)
+		if self {
+			r.AddAttrs(slog.String("asker", "this machine"))
+		}
 		if mac.String() != "" {
 			r.AddAttrs(slog.String("mac", mac.String()))
 		}

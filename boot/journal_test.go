@@ -23,14 +23,16 @@ func readable() (*strings.Builder, slog.Handler) {
 
 func TestJournal(t *testing.T) {
 	known := net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	name := func(client netip.Addr) (net.HardwareAddr, string) {
+	name := func(client netip.Addr) (net.HardwareAddr, string, bool) {
 		switch client.String() {
 		case "10.0.0.1":
-			return known, "vmegr"
+			return known, "vmegr", false
 		case "10.0.0.2":
-			return nil, "remote"
+			return nil, "remote", false
+		case "10.0.0.9":
+			return nil, "", true
 		}
-		return nil, ""
+		return nil, "", false
 	}
 	out, text := readable()
 	handler := &journal{next: newCalm(text, text, refusedKind), name: name}
@@ -44,6 +46,7 @@ func TestJournal(t *testing.T) {
 		{func() { log.With("service", "tftp", "client", "10.0.0.1").Info("read", "file", "f") },
 			"msg=read service=tftp client=10.0.0.1 file=f mac=02:00:00:00:00:01 host=vmegr\n"},
 		{func() { log.Info("mount", "client", "10.0.0.2") }, "msg=mount client=10.0.0.2 host=remote\n"},
+		{func() { log.Info("read", "client", "10.0.0.9") }, "msg=read client=10.0.0.9 asker=\"this machine\"\n"},
 		{func() { log.Info("mount", "client", "10.0.0.3") }, "msg=mount client=10.0.0.3\n"},
 		{func() { log.With("mac", "00:11:22:33:44:55").Info("offer", "client", "10.0.0.1") },
 			"msg=offer mac=00:11:22:33:44:55 client=10.0.0.1\n"},

@@ -179,7 +179,12 @@ func TestKilledUnderTwentyMachines(t *testing.T) {
 	need.Patience(t)
 	need.Root(t)
 	need.Tools(t, "dnsmasq")
-	calls := trace(t)
+	var calls []Call
+	for i, c := range trace(t) {
+		if i%2 == 0 { // enough to be in the middle of, and the race detector looks at every byte of it
+			calls = append(calls, c)
+		}
+	}
 	_, server, cfg := site(t, makeStore(t, calls, 400_000, 800_000, 30_000), "", nil)
 	cfg.Machines, cfg.Trace, cfg.Check = 20, calls, check
 	var mounted atomic.Int32

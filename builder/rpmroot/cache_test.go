@@ -39,7 +39,7 @@ func TestStartersAreKept(t *testing.T) {
 	need.Patience(t)
 	needRPM(t)
 	dir := t.TempDir()
-	files := buildAll(t, dir, append(base(), spec{name: "more", tags: "Requires: rpm", body: "%files\n"}))
+	files := withBase(t, spec{name: "more", tags: "Requires: rpm", body: "%files\n"})
 	packages, err := Open(files)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestStartersAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := Install(t.Context(), s, packages, Options{Patience: patience}); err != nil {
+	if _, err := Install(t.Context(), s, packages, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if again := starters(packages); again != root || listing(t, root) != before {
@@ -134,7 +134,7 @@ func TestInstalledIsKept(t *testing.T) {
 	need.Patience(t)
 	needRPM(t)
 	dir := t.TempDir()
-	files := buildAll(t, dir, append(base(), spec{name: "more", tags: "Requires: rpm", body: "%post\necho made > /etc/made\n%files\n"}))
+	files := withBase(t, spec{name: "more", tags: "Requires: rpm", body: "%post\necho made > /etc/made\n%files\n"})
 	packages, err := Open(files)
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func TestInstalledIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := Install(t.Context(), s, packages, Options{Patience: patience}); err != nil {
+	if _, err := Install(t.Context(), s, packages, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	want := output(t, s, "sh", "-c", "rpm -qa | sort; rpm -Va; cat /etc/made")

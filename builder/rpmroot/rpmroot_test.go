@@ -25,8 +25,19 @@ import (
 
 func TestMain(m *testing.M) {
 	chroot.Main()
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "netroot-rpmroot-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	shared = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
 }
+
+// shared is a folder of all tests.
+var shared string
 
 func needRPM(t testing.TB) {
 	t.Helper()
@@ -64,8 +75,8 @@ func (s spec) build(dir string) error {
 	return nil
 }
 
-func buildAll(t testing.TB, dir string, specs []spec) []string {
-	t.Helper()
+// buildAll builds packages at a time and returns their files.
+func buildAll(dir string, specs []spec) ([]string, error) {
 	var wg sync.WaitGroup
 	errs := make([]error, len(specs))
 	for i, s := range specs {
@@ -73,20 +84,39 @@ func buildAll(t testing.TB, dir string, specs []spec) []string {
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var files []string
-	err := filepath.WalkDir(filepath.Join(dir, "rpms"), func(path string, d fs.DirEntry, err error) error {
+	built := filepath.Join(dir, "rpms")
+	if err := os.MkdirAll(built, 0o755); err != nil { // of no packages
+		return nil, err
+	}
+	err := filepath.WalkDir(built, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && filepath.Ext(path) == ".rpm" {
 			files = append(files, path)
 		}
 		return err
 	})
+	return files, err
+}
+
+// baseFiles are the packages of base, which are made once.
+var baseFiles = sync.OnceValues(func() ([]string, error) { return buildAll(shared, base()) })
+
+// withBase returns the files of base and of some packages more.
+func withBase(t testing.TB, more ...spec) []string {
+	t.Helper()
+	files, err := baseFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.Sort(files)
-	return files
+	own, err := buildAll(t.TempDir(), more)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := slices.Concat(files, own)
+	slices.SortFunc(all, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
+	return all
 }
 
 // hostFiles copies programs of the host and the libraries they need.
@@ -183,7 +213,7 @@ func base() []spec {
 	}
 }
 
-func install(t *testing.T, files []string) (*chroot.Session, []Failure, error) {
+func install(t *testing.T, files []string, patience time.Duration) (*chroot.Session, []Failure, error) {
 	t.Helper()
 	packages, err := Open(files)
 	if err != nil {
@@ -207,7 +237,8 @@ func install(t *testing.T, files []string) (*chroot.Session, []Failure, error) {
 	return s, failures, err
 }
 
-// patience is long for a machine that does other things, and short for who waits for the test of a scriptlet that hangs.
+// patience is long for a machine that does other things, and short for who waits for the test of a scriptlet that hangs. In the other
+// tests a machine may be as busy as it likes.
 const patience = 20 * time.Second
 
 func TestHangingScriptlet(t *testing.T) {
@@ -215,7 +246,7 @@ func TestHangingScriptlet(t *testing.T) {
 	needRPM(t)
 	asleep := spec{name: "asleep", tags: "Requires: rpm", body: "%post\necho good night\nkill -STOP $$\n%files\n"}
 	began := time.Now()
-	_, _, err := install(t, buildAll(t, t.TempDir(), append(base(), asleep)))
+	_, _, err := install(t, withBase(t, asleep), patience)
 	var hang *HangError
 	if !errors.As(err, &hang) {
 		t.Fatalf("error %v", err)
@@ -267,8 +298,8 @@ f = io.open("/var/lib/lua.log", "w") f:write("lua " .. arg[2] .. "\n") f:close()
 %files
 `}
 	grumpy := spec{name: "grumpy", tags: "Requires: demo", body: "%post\necho it hurts\nexit 3\n%files\n"}
-	files := buildAll(t, t.TempDir(), append(base(), demo, watcher, grumpy))
-	s, failures, err := install(t, files)
+	files := withBase(t, demo, watcher, grumpy)
+	s, failures, err := install(t, files, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +347,7 @@ func TestFailingPre(t *testing.T) {
 	need.Patience(t)
 	needRPM(t)
 	broken := spec{name: "broken", tags: "Requires: rpm", body: "%pre\necho cannot do that\nexit 7\n%files\n"}
-	_, _, err := install(t, buildAll(t, t.TempDir(), append(base(), broken)))
+	_, _, err := install(t, withBase(t, broken), 0)
 	var failed *ScriptletError
 	if !errors.As(err, &failed) {
 		t.Fatalf("error %v", err)
@@ -328,7 +359,8 @@ func TestFailingPre(t *testing.T) {
 
 func TestNoRPM(t *testing.T) {
 	needRPM(t)
-	packages, err := Open(buildAll(t, t.TempDir(), base()[:1]))
+	files := slices.DeleteFunc(withBase(t), func(name string) bool { return strings.HasPrefix(filepath.Base(name), "rpm-") })
+	packages, err := Open(files)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -108,6 +109,32 @@ func boot(d *Desk, m host.Machine) {
 }
 
 // Trying out what a machine would be answered gives nobody its seed.
+// Who asks in a loop keeps no disk busy.
+func TestLedgerOfALoop(t *testing.T) {
+	dir := t.TempDir()
+	l := OpenLedger(dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan bool)
+	go func() {
+		l.Run(ctx, slog.New(slog.DiscardHandler))
+		close(ended)
+	}()
+	files := map[string]bool{}
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		l.Asked("alpha")
+		if found, _ := filepath.Glob(filepath.Join(dir, bootedPrefix+"alpha")); len(found) == 1 {
+			if st, err := os.Stat(found[0]); err == nil {
+				files[st.ModTime().String()] = true
+			}
+		}
+	}
+	cancel()
+	<-ended
+	if n := len(files); n < 1 || n > 3 {
+		t.Errorf("written %d times", n)
+	}
+}
+
 func TestTrialBeginsNoBoot(t *testing.T) {
 	d, _ := newDesk(t)
 	asked := func() bool { return !d.Ledger.booted[key("nuc")].Asked.IsZero() }

@@ -85,11 +85,17 @@ func (l *Ledger) Loaded(host string) { l.note(host, func(b *Boot, now time.Time)
 
 func (l *Ledger) note(host string, set func(*Boot, time.Time)) {
 	l.mu.Lock()
-	b := l.booted[key(host)]
+	was := l.booted[key(host)]
+	b := was
 	set(&b, time.Now().UTC().Truncate(time.Second))
 	l.booted[key(host)] = b
-	l.unsaved[key(host)] = true
+	if b != was {
+		l.unsaved[key(host)] = true
+	}
 	l.mu.Unlock()
+	if b == was { // whoever asks in a loop has the disk written to once a second
+		return
+	}
 	select {
 	case l.wake <- struct{}{}:
 	default:

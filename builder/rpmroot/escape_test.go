@@ -2,14 +2,11 @@ package rpmroot
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"netroot/builder/rpm"
 )
@@ -72,41 +69,5 @@ func TestEndlessLine(t *testing.T) {
 	}
 	if last := w.lines[len(w.lines)-1]; !strings.HasSuffix(last, "the end") {
 		t.Errorf("the last line is %.80q", last)
-	}
-}
-
-// TestDiscardStopped follows what is removed of an entry: what says that it is whole goes first, or a build that is killed meanwhile
-// leaves a part to the next as the whole.
-func TestDiscardStopped(t *testing.T) {
-	entry := filepath.Join(t.TempDir(), "entry")
-	if err := os.Mkdir(entry, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 100 {
-		if err := os.WriteFile(filepath.Join(entry, fmt.Sprint("part", i)), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(entry, "boot"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if _, err := unix.InotifyAddWatch(fd, entry, unix.IN_DELETE); err != nil {
-		t.Fatal(err)
-	}
-	if err := discard(entry); err != nil {
-		t.Fatal(err)
-	}
-	events := make([]byte, 64<<10)
-	n, err := unix.Read(fd, events)
-	if err != nil || n < unix.SizeofInotifyEvent+5 {
-		t.Fatalf("%d bytes, %v", n, err)
-	}
-	if first := string(events[unix.SizeofInotifyEvent:][:5]); first != "boot\x00" {
-		t.Errorf("%q is removed first", first)
 	}
 }

@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 )
 
 const (
-	// maxRemembered bounds what machines that make up addresses can fill.
+	// What machines that make up addresses can fill: those of one UUID push out each other, and no other's.
 	maxRemembered = 4096
+	maxOfOne      = 64
 	maxMemoryFile = 1 << 20
 	memoryFile    = "uuids"
 )
@@ -23,8 +27,9 @@ const (
 // a UUID; all that follows, up to the root by NFS, comes from an address behind which there is a MAC and no more.
 type memory struct {
 	mu   sync.Mutex
-	uuid map[string]string // by MAC
-	file *os.File          // nil: it is lost with the process
+	uuid map[string]string   // by MAC
+	macs map[string][]string // by UUID, the one learned last at the end
+	file *os.File            // nil: it is lost with the process
 	size int64
 }
 
@@ -70,7 +75,7 @@ func (l *Live) Recall(dir string) error {
 
 // read takes over what a file holds.
 func (m *memory) read(f io.Reader) {
-	m.uuid = map[string]string{}
+	m.uuid, m.macs = nil, nil
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		m.size += int64(len(lines.Bytes())) + 1
 		var macText, uuidText string
@@ -79,10 +84,55 @@ func (m *memory) read(f io.Reader) {
 		}
 		mac, err1 := ParseMAC(macText)
 		uuid, err2 := ParseUUID(uuidText)
-		if err1 == nil && err2 == nil && len(m.uuid) < maxRemembered {
-			m.uuid[string(mac)] = uuid
+		if err1 == nil && err2 == nil {
+			m.learn(string(mac), uuid)
 		}
 	}
+}
+
+// learn says whether there was room.
+func (m *memory) learn(mac, uuid string) bool {
+	if m.uuid == nil {
+		m.uuid, m.macs = map[string]string{}, map[string][]string{}
+	}
+	before, known := m.uuid[mac]
+	of := m.macs[uuid]
+	switch {
+	case known:
+		m.macs[before] = slices.DeleteFunc(m.macs[before], func(other string) bool { return other == mac })
+		of = m.macs[uuid]
+	case len(of) < maxOfOne && len(m.uuid) >= maxRemembered:
+		return false
+	}
+	if len(of) >= maxOfOne {
+		delete(m.uuid, of[0])
+		of = of[1:]
+	}
+	m.uuid[mac] = uuid
+	m.macs[uuid] = append(of, mac)
+	return true
+}
+
+// keep writes down what was learned, and when much of the file is no longer so, what is known anew. What cannot be written is missed by the
+// next server only.
+func (m *memory) keep(mac, uuid string) {
+	if m.file == nil {
+		return
+	}
+	var text strings.Builder
+	line := func(mac, uuid string) { fmt.Fprintf(&text, "%s %s\n", net.HardwareAddr(mac), uuid) }
+	if m.size < maxMemoryFile {
+		line(mac, uuid)
+	} else if m.file.Truncate(0) == nil {
+		m.size = 0
+		for uuid, macs := range m.macs {
+			for _, mac := range macs {
+				line(mac, uuid)
+			}
+		}
+	}
+	n, _ := m.file.WriteString(text.String())
+	m.size += int64(n)
 }
 
 // complete returns m with its UUID, when it has none and is not listed by its MAC; one that has a listed UUID is remembered.
@@ -100,17 +150,8 @@ func (k *memory) complete(p *Policy, m Machine) Machine {
 		m.UUID = known
 		return m
 	}
-	if _, listed := p.byUUID[m.UUID]; !listed || m.Trial || m.UUID == known || known == "" && len(k.uuid) >= maxRemembered {
-		return m
-	}
-	if k.uuid == nil {
-		k.uuid = map[string]string{}
-	}
-	k.uuid[string(m.MAC)] = m.UUID
-	if k.file != nil && k.size < maxMemoryFile {
-		// A line that cannot be written is missed by the next server only.
-		n, _ := fmt.Fprintf(k.file, "%s %s\n", m.MAC, m.UUID)
-		k.size += int64(n)
+	if _, listed := p.byUUID[m.UUID]; listed && !m.Trial && m.UUID != known && k.learn(string(m.MAC), m.UUID) {
+		k.keep(string(m.MAC), m.UUID)
 	}
 	return m
 }

@@ -98,16 +98,59 @@ func TestMemory(t *testing.T) {
 
 // Addresses that somebody makes up fill the memory to its bound and no further.
 func TestMemoryIsBounded(t *testing.T) {
-	p, err := Parse("netroot.yaml", []byte(byUUID))
+	const text = `default: ignore
+hosts:
+  - {name: board, uuid: 58b41815-581e-c62a-d4e2-f44d30606469, image: one}
+  - {name: another, uuid: 58b41815-581e-c62a-d4e2-f44d30606460, image: two}
+`
+	p, err := Parse("netroot.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir := t.TempDir()
 	live := Fixed(p)
-	for i := range 2 * maxRemembered {
-		live.Decide(Machine{MAC: []byte{2, 0, 0, 0, byte(i >> 8), byte(i)}, UUID: "58b41815-581e-c62a-d4e2-f44d30606469"})
+	forget, err := live.Remember(dir)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if n := len(live.memory.uuid); n != maxRemembered {
-		t.Errorf("%d machines are remembered, and the bound is %d", n, maxRemembered)
+	// Somebody who knows a UUID makes up machines that have it.
+	flood := func() {
+		for i := range 2 * maxRemembered {
+			live.Decide(Machine{MAC: []byte{2, 0, 0, 0, byte(i >> 8), byte(i)}, UUID: "58b41815-581e-c62a-d4e2-f44d30606469"})
+		}
+	}
+	flood()
+	if n := len(live.memory.uuid); n != maxOfOne {
+		t.Errorf("%d machines of one UUID are remembered, and the bound is %d", n, maxOfOne)
+	}
+	another := mac("02:00:00:00:ff:01")
+	live.Decide(Machine{MAC: another, UUID: "58b41815-581e-c62a-d4e2-f44d30606460"})
+	for range 6 {
+		flood()
+	}
+	if st, err := os.Stat(filepath.Join(dir, memoryFile)); err != nil || st.Size() > maxMemoryFile+1000 || st.Size() != live.memory.size {
+		t.Errorf("the file: %v, %v", st, err)
+	}
+	last := mac("02:00:00:00:ff:02") // learned after much was written
+	live.Decide(Machine{MAC: last, UUID: "58b41815-581e-c62a-d4e2-f44d30606469"})
+	if err := forget(); err != nil {
+		t.Error(err)
+	}
+	next := Fixed(p)
+	if forget, err = next.Remember(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer forget()
+	if got := []string{next.Decide(Machine{MAC: another}).Name, next.Decide(Machine{MAC: last}).Name}; got[0] != "another" || got[1] != "board" {
+		t.Errorf("the next server knows %q", got)
+	}
+	if n := len(next.memory.uuid); n != maxOfOne+1 {
+		t.Errorf("the next server knows %d machines", n)
+	}
+	// A machine that got another board's UUID is that one then.
+	next.Decide(Machine{MAC: another, UUID: "58b41815-581e-c62a-d4e2-f44d30606469"})
+	if d := next.Decide(Machine{MAC: another}); d.Name != "board" || len(next.memory.uuid) != maxOfOne {
+		t.Errorf("with another UUID: %+v, %d known", d, len(next.memory.uuid))
 	}
 }
 

@@ -75,19 +75,20 @@ func standInRepository(t *testing.T) string {
 func mmdebstrap(t *testing.T, work, suite string) (tree string, debs []string) {
 	t.Helper()
 	need.Root(t)
-	need.Tools(t, "mmdebstrap")
+	need.Tools(t, "mmdebstrap", "unshare")
 	tree, cache := filepath.Join(work, "oracle"), filepath.Join(work, "debs")
 	os.MkdirAll(cache, 0o755)
-	args := []string{"--mode=root", "--variant=minbase", "--include=" + include,
+	// What mmdebstrap mounts goes with it when it is killed, before the folder is removed through it to the host's own /sys and /dev/shm.
+	args := []string{"--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--include=" + include,
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
-		"--skip=download/empty", "--skip=essential/unlink",
+		"--skip=download/empty", "--skip=essential/unlink", "--dpkgopt=force-unsafe-io",
 		`--setup-hook=mkdir -p "$1/etc/apt/preferences.d"; printf 'Package: usrmerge\nPin: release *\nPin-Priority: -1\n' > "$1/etc/apt/preferences.d/oracle"`,
 		"--customize-hook=sync-out /var/cache/apt/archives " + cache,
-		`--customize-hook=rm "$1/etc/apt/preferences.d/oracle"`,
+		`--customize-hook=rm "$1/etc/apt/preferences.d/oracle" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"`,
 		suite, tree}
 	args = append(append(args, hostSources(t, suite)...), standInRepository(t))
 	start := time.Now()
-	out, err := exec.CommandContext(t.Context(), "mmdebstrap", args...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "unshare", args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("mmdebstrap: %v\n%s", err, tailOf(out))
 	}
@@ -195,7 +196,6 @@ func againstMmdebstrap(t *testing.T, suite string) {
 	work := t.TempDir()
 	oracle, debs := mmdebstrap(t, work, suite)
 	s := session(t, work, pinned(t, debs), suite, "amd64")
-	before, _ := os.ReadFile("/proc/self/mountinfo")
 	configure(t, s)
 	t.Run("tree", func(t *testing.T) { compare(t, oracle, s.Tree()) })
 	t.Run("dpkg", func(t *testing.T) { useDpkg(t, s, suite) })
@@ -224,8 +224,9 @@ func againstMmdebstrap(t *testing.T, suite string) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(before, after) {
-		t.Errorf("mounts are left:\n%s", after)
+	// Tests of other packages mount, too, at the same time.
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(mounts, []byte(work)) {
+		t.Errorf("mounts are left: %v\n%s", err, mounts)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 
 // buildVersion goes into what decides whether anything changed: raise it when the same recipe and lock would now give
 // another image.
-const buildVersion = "1"
+const buildVersion = "2"
 
 // A Builder builds recipes into a store.
 type Builder struct {

@@ -13,6 +13,7 @@ import (
 
 	"netroot/builder/check"
 	"netroot/builder/customize"
+	"netroot/builder/dpkg"
 	"netroot/builder/image"
 	"netroot/builder/initramfs"
 	"netroot/builder/lock"
@@ -43,6 +44,11 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 	if err != nil {
 		return nil, fmt.Errorf("customize %s: %w", r.Name, err)
 	}
+	if r.From.Apt != nil && len(r.Hooks) > 0 {
+		if err := tidy(session.Tree()); err != nil {
+			return nil, fmt.Errorf("customize %s: %w", r.Name, err)
+		}
+	}
 
 	fsys := os.DirFS(session.Tree())
 	findings := check.Run(fsys, check.Facts{Size: r.Root.Size, Kernel: r.Kernel.Version, Packages: pins.Installed(), Cmdline: r.Kernel.Cmdline, Notes: root.notes})
@@ -72,6 +78,16 @@ func (b *Builder) root(ctx context.Context, r *recipe.Recipe, pins *lock.Lock, s
 	}
 	m.Parts = map[string]store.Part{store.PartRoot: {Size: stats.Size, SHA256: stats.SHA256}}
 	return findings, nil
+}
+
+// tidy takes away what packages that hooks installed left in a root of Debian packages.
+func tidy(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return dpkg.Tidy(root)
 }
 
 // kernelAndInitramfs copies the root's kernel into dir and writes the initramfs beside it.

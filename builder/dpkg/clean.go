@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Clean takes out of a root what installing leaves behind and no machine needs: apt's indexes and downloads, caches that
-// are made again when they are used, dpkg's backups and logs. Configure ends with it; after hooks that installed
-// packages it is called once more, with os.OpenRoot of the session's Tree.
-func Clean(root *os.Root) error {
+// Tidy takes out of a root what installing leaves behind and no machine needs: apt's indexes and downloads, caches that
+// are made again when they are used, dpkg's backups and logs, which have the time in them. It is for after hooks, which may have installed
+// packages, with os.OpenRoot of the session's Tree: other logs stay as they are.
+func Tidy(root *os.Root) error {
 	var errs []error
 	remove := func(name string) {
 		if err := root.RemoveAll(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -51,7 +51,15 @@ func Clean(root *os.Root) error {
 			remove(name)
 		}
 	}
-	// Logs that programs expect to be there keep their owner and mode and lose their contents.
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean root: %w", err)
+	}
+	return nil
+}
+
+// Clean is Tidy and empties all logs: those that programs expect to be there keep their owner and mode. Configure ends with it.
+func Clean(root *os.Root) error {
+	tidied := Tidy(root)
 	err := fs.WalkDir(root.FS(), "var/log", func(name string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -68,8 +76,8 @@ func Clean(root *os.Root) error {
 		}
 		return nil
 	})
-	if err = errors.Join(append(errs, err)...); err != nil {
-		return fmt.Errorf("clean root: %w", err)
+	if err != nil {
+		err = fmt.Errorf("clean root: %w", err)
 	}
-	return nil
+	return errors.Join(tidied, err)
 }

@@ -103,3 +103,30 @@ func TestClean(t *testing.T) {
 		t.Errorf("apt's partial folder is gone: %v", err)
 	}
 }
+
+// TestTidy is what is done after hooks: their own logs stay.
+func TestTidy(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"var/log/dpkg.log", "var/log/mine", "var/cache/apt/archives/a.deb", "var/lib/dpkg/status", "var/lib/dpkg/status-old"} {
+		at := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at, []byte("keep"), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := Tidy(root); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"var/log/dpkg.log": "", "var/log/mine": "keep", "var/cache/apt/archives/a.deb": "", "var/lib/dpkg/status": "keep", "var/lib/dpkg/status-old": ""} {
+		if text, _ := os.ReadFile(filepath.Join(dir, name)); string(text) != want {
+			t.Errorf("%s: %q", name, text)
+		}
+	}
+}

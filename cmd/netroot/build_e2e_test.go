@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"netroot/builder/check"
+	"netroot/builder/image"
 	"netroot/builder/need"
 	"netroot/builder/store"
 )
@@ -304,13 +306,23 @@ hooks:
     mv /usr/share/perl5 /usr/share/perl6 && ln -s perl6 /usr/share/perl5
     chmod 600 /etc/hostname && ln /bin/bash /bin/linked && chown daemon /bin/ip && chmod u+s /bin/ip
     rm -r /usr/share/doc/kmod && dpkg -P --force-depends debian-archive-keyring && dpkg -l | wc -l > /etc/count
-    rm /var/log/dpkg.log # has the time in it
+    mkdir -p /var/cache/apt/archives && echo x > /var/cache/apt/archives/x_1_all.deb && echo mine > /var/log/mine
 `)
 		defer s.write(t, "")
 		s.run(t, 0, "build", s.recipe)
 		over := s.current(t)
 		if over.Manifest.Parts[store.PartRoot] == second.Manifest.Parts[store.PartRoot] {
 			t.Error("the hook changed nothing")
+		}
+		img, err := image.Open(over.Path(store.PartRoot))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer img.Close()
+		for name, there := range map[string]bool{"var/log/mine": true, "var/log/dpkg.log": false, "var/cache/apt/archives/x_1_all.deb": false} {
+			if _, err := fs.Stat(img.FS(), name); (err == nil) != there {
+				t.Errorf("/%s: %v", name, err)
+			}
 		}
 		s.forget(t)
 		s.run(t, 0, "build", "--force", s.recipe)

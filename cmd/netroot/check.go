@@ -55,7 +55,7 @@ Exit code 3 means that at least one error was found.`,
 					}
 					continue
 				}
-				fmt.Fprintln(c.stdout, safe(f.String()))
+				fmt.Fprintln(c.stdout, oneLine(f.String()))
 			}
 			if len(findings) == 0 {
 				fmt.Fprintf(c.stderr, "netroot: nothing is known to be wrong with %s\n", args[0])

@@ -39,7 +39,7 @@ func (c *cli) diffCommand() *cobra.Command {
 			if c.json {
 				return c.printJSON(d)
 			}
-			say := func(format string, values ...any) { fmt.Fprintln(c.stdout, safe(fmt.Sprintf(format, values...))) }
+			say := func(format string, values ...any) { fmt.Fprintln(c.stdout, oneLine(fmt.Sprintf(format, values...))) }
 			for _, p := range d.Removed {
 				say("- %s %s %s", p.Name, p.Version, p.Arch)
 			}

@@ -85,7 +85,7 @@ func printGenerations(out io.Writer, generations []store.Generation) error {
 	for _, g := range generations {
 		s := summaryOf(g)
 		if g.Err != nil {
-			fmt.Fprintf(w, "%s\t%d\tdamaged: %s\n", s.Image, s.Generation, safe(g.Err.Error()))
+			fmt.Fprintf(w, "%s\t%d\tdamaged: %s\n", s.Image, s.Generation, oneLine(g.Err.Error()))
 			continue
 		}
 		mark := ""
@@ -93,7 +93,7 @@ func printGenerations(out io.Writer, generations []store.Generation) error {
 			mark = "current"
 		}
 		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%s\t%s\n", s.Image, s.Generation,
-			s.Created.Local().Format("2006-01-02 15:04"), safe(s.Arch), safe(s.Kernel), s.Packages, megabytes(s.Bytes), mark)
+			s.Created.Local().Format("2006-01-02 15:04"), oneLine(s.Arch), oneLine(s.Kernel), s.Packages, megabytes(s.Bytes), mark)
 	}
 	return w.Flush()
 }
@@ -117,7 +117,7 @@ func (c *cli) showCommand() *cobra.Command {
 			m := g.Manifest
 			w := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
 			row := func(name, format string, values ...any) {
-				fmt.Fprintf(w, "%s\t%s\n", name, safe(fmt.Sprintf(format, values...)))
+				fmt.Fprintf(w, "%s\t%s\n", name, oneLine(fmt.Sprintf(format, values...)))
 			}
 			row("generation", "%s%s", g.Ref(), map[bool]string{true: " (current)"}[g.Current])
 			row("created", "%s", m.Created.Local().Format(time.RFC3339))

@@ -37,7 +37,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	} else if r.Level >= slog.LevelWarn {
 		b.WriteString("warning: ")
 	}
-	b.WriteString(strings.ReplaceAll(safe(r.Message), "\n", `\n`))
+	b.WriteString(oneLine(r.Message))
 	b.WriteString(h.prefix)
 	below := ""
 	r.Attrs(func(a slog.Attr) bool {
@@ -108,6 +108,9 @@ func safe(s string) string {
 	}
 	return b.String()
 }
+
+// oneLine is safe for what has to stay one line: its words cannot begin another one, which would read as netroot's own.
+func oneLine(s string) string { return strings.ReplaceAll(safe(s), "\n", `\n`) }
 
 // plain is s, with what is not printable as Go writes it in a string.
 func plain(s string) string {

@@ -109,7 +109,7 @@ func TestWordsOfRoots(t *testing.T) {
 			}
 		}
 		pins := &lock.Lock{Arch: "amd64", Packages: []lock.Package{{Name: "p", Version: version, Arch: "all"}, {Name: version, Arch: "all"}}}
-		if _, err := draft.Publish(store.Manifest{Arch: "amd64", KernelRelease: hostile, Notes: []string{hostile}, Cmdline: []string{hostile}, Lock: pins}); err != nil {
+		if _, err := draft.Publish(store.Manifest{Arch: "amd64", KernelRelease: hostile, Notes: []string{hostile + "\nnetroot: all is well"}, Cmdline: []string{hostile}, Lock: pins}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -118,7 +118,7 @@ func TestWordsOfRoots(t *testing.T) {
 		c := &cli{stdout: &stdout, stderr: &stderr}
 		c.run(t.Context(), append(strings.Fields(args), "--store", s.Dir()))
 		for _, out := range []string{stdout.String(), stderr.String()} {
-			if strings.ContainsAny(out, "\x1b\u009b\u202e") {
+			if strings.ContainsAny(out, "\x1b\u009b\u202e") || strings.Contains(out, "\nnetroot: all is well") {
 				t.Errorf("%s: %q", args, out)
 			}
 		}

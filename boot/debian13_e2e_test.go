@@ -6,6 +6,7 @@ import "testing"
 
 // TestE2EDebian13 boots the shipped recipe of the release after the test machine's own.
 func TestE2EDebian13(t *testing.T) {
+	t.Parallel()
 	s, _ := bootRecipe(t, "e2e-debian-13", "include: debian-13\n")
 	s.expect(t, ". /etc/os-release; echo $VERSION_CODENAME; uname -r", `trixie\n6\.\d+\..*deb13-amd64`)
 	s.expect(t, "findmnt -no FSTYPE /; readlink /bin /lib64; touch /usr/e2e && ls /usr/e2e", "overlay\nusr/bin\nusr/lib64\n/usr/e2e")

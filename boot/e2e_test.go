@@ -229,10 +229,11 @@ func (s *site) run(t *testing.T, timeout time.Duration, command string) string {
 	return strings.TrimSpace(out)
 }
 
-// expect runs a command in the machine and compares all of its output with a pattern.
+// expect runs a command in the machine and compares all of its output with a pattern. Several emulated machines share few processors, so
+// some commands, which wait until systemd has started everything, take a while.
 func (s *site) expect(t *testing.T, command, pattern string) {
 	t.Helper()
-	if out := s.run(t, time.Minute, command); !regexp.MustCompile(`^(?s:` + pattern + `)$`).MatchString(out) {
+	if out := s.run(t, 3*time.Minute, command); !regexp.MustCompile(`^(?s:` + pattern + `)$`).MatchString(out) {
 		t.Errorf("%s: %q does not match %s", command, out, pattern)
 	}
 }

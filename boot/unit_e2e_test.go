@@ -40,7 +40,7 @@ hooks:
 	s.expect(t, "stat -c '%U %G %a' /var/lib/netroot /var/lib/netroot/images/early/1/vmlinuz", "root netroot 750\nroot netroot 6?40")
 	s.expect(t, "setpriv --reuid=netroot --regid=netroot --clear-groups cat /var/lib/netroot/images/early/1/vmlinuz", "kernel")
 	// A change of the policy, by reload.
-	s.expect(t, "echo 'default: menu' >/etc/netroot/netroot.yaml; systemctl reload netroot; sleep 2; journalctl -u netroot -o cat | grep -c 'policy'", "[1-9]")
+	s.expect(t, "echo 'default: menu' >/etc/netroot/netroot.yaml; systemctl reload netroot; i=0; until journalctl -u netroot -o cat | grep -q policy; do [ $((i+=1)) -le 40 ] || break; sleep 1; done; echo $((i <= 40))", "1")
 	// It is started again when it dies.
-	s.expect(t, "kill -9 $(systemctl show netroot -P MainPID); sleep 8; systemctl show netroot -p ActiveState -p NRestarts", "NRestarts=1\nActiveState=active")
+	s.expect(t, "kill -9 $(systemctl show netroot -P MainPID); i=0; until systemctl show netroot -p NRestarts -p ActiveState | tr '\\n' ' ' | grep 'NRestarts=1 ActiveState=active'; do [ $((i+=1)) -le 40 ] || break; sleep 1; done", "NRestarts=1 ActiveState=active ?")
 }

@@ -112,11 +112,23 @@ func (s *site) leftovers(t *testing.T) string {
 	return strings.Join(found, ", ")
 }
 
-// settled waits a moment for killed children to be gone.
+// drafts waits until a build has begun a generation.
+func (s *site) drafts(t *testing.T) {
+	t.Helper()
+	for range 3000 {
+		if begun, _ := filepath.Glob(filepath.Join(s.store, "work", "small@*")); len(begun) > 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatal("the build begins no generation")
+}
+
+// settled waits for killed children to be gone, which a busy machine does not look after at once.
 func (s *site) settled(t *testing.T) {
 	t.Helper()
 	var found string
-	for range 50 {
+	for range 200 {
 		if found = s.leftovers(t); found == "" {
 			return
 		}
@@ -335,7 +347,8 @@ hooks:
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(float64(warm) * 0.4))
+		s.drafts(t)
+		time.Sleep(time.Duration(float64(warm) * 0.2)) // into the middle, even if the machine is less busy now than it was
 		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
@@ -356,12 +369,7 @@ hooks:
 		}
 		defer cmd.Wait()
 		defer cmd.Process.Signal(syscall.SIGTERM)
-		for range 100 {
-			if left, _ := filepath.Glob(filepath.Join(s.store, "work", "small@*")); len(left) > 0 {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		s.drafts(t)
 		_, stderr := s.run(t, 4, "build", s.recipe)
 		if !strings.Contains(stderr, "small") {
 			t.Errorf("the error is %q", stderr)

@@ -5,6 +5,7 @@ package boot_test
 import (
 	"fmt"
 	"testing"
+	"time"
 )
 
 // TestE2EUnit boots a machine on which netroot itself runs, as a service of the unit that `netroot units serve` prints and by the words
@@ -28,7 +29,8 @@ hooks:
 `, needBench(t).program))
 	s.expect(t, "systemctl is-system-running --wait; systemctl --failed --no-legend", "running")
 	s.expect(t, "systemctl show netroot -p ActiveState -p SubState -p NRestarts", "NRestarts=0\nActiveState=active\nSubState=running")
-	// In no thread is a capability left, and the user is not root.
+	// Once it listens, in no thread is a capability left, and the user is not root. systemd calls it running before that.
+	s.run(t, time.Minute, "i=0; while cat /proc/$(systemctl show netroot -P MainPID)/task/*/status | grep -q 'CapEff:.*[1-9a-f]'; do [ $((i+=1)) -le 40 ] || break; sleep 1; done")
 	s.expect(t, "cat /proc/$(systemctl show netroot -P MainPID)/task/*/status | grep -E '^(Uid|CapEff|NoNewPrivs):' | tr -s '\\t ' ' ' | sort -u | sed \"s/$(id -u netroot)/user/g\"",
 		"CapEff: 0000000000000000\nNoNewPrivs: 1\nUid: user user user user")
 	for _, port := range []string{"udp 67", "udp 69", "udp 4011", "tcp 80", "tcp 111", "tcp 2049"} {

@@ -52,14 +52,16 @@ func (f dataFile) bound(r io.Reader) *bounded {
 	if limit == f.openSize {
 		over = fmt.Errorf("it unpacks to more than the %d bytes that repomd.xml states: it is damaged, or meant to fill the memory; its owner has to run createrepo_c again", limit)
 	}
-	return &bounded{r: r, left: limit, over: over, untilToken: limit}
+	return &bounded{r: r, left: limit, over: over, untilToken: limit, elements: maxElements}
 }
 
-// bounded reads a limited number of bytes, and of those a limited number for each token of XML, which the decoder holds in memory.
+// bounded reads a limited number of bytes, and of those a limited number for each token of XML, which the decoder holds in memory. Of
+// elements whoever reads takes no more than so many.
 type bounded struct {
 	r                io.Reader
 	left, untilToken int64
 	over             error
+	elements         int
 }
 
 func (b *bounded) Read(p []byte) (int, error) {

@@ -204,8 +204,8 @@ func (p *primaryReader) pkg() error {
 			text.Write(el)
 		case xml.StartElement:
 			text.Reset()
-			if p.read++; p.read > maxElements {
-				return fmt.Errorf("it has more than %d elements: so large is no repository, and a hostile one might be", maxElements)
+			if p.read++; p.read > p.text.elements {
+				return fmt.Errorf("it has more than %d elements: so large is no repository, and a hostile one might be", p.text.elements)
 			}
 			if p.read > most {
 				return fmt.Errorf("a package has more than %d elements, near byte %d: none needs as many", maxOfPackage, p.dec.InputOffset())

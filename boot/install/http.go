@@ -1,11 +1,13 @@
 package install
 
 import (
+	"errors"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -75,7 +77,8 @@ func localAddress(r *http.Request) netip.Addr {
 	return at.Addr().Unmap()
 }
 
-// Reports answers machines that say that they are installed. admit tells who is at an address. A report is believed of a host that
+// Reports answers machines that say that they are installed. admit tells who is at an address; with os.ErrDeadlineExceeded the machine has to
+// report again. A report is believed of a host that
 // has begun to boot, however long ago: installations take hours. One that comes again is answered like the first. One of a host that has
 // nothing to install is answered, too, and forgotten: with "boot: once" it would later be sent to an empty disk.
 func (d *Desk) Reports(admit func(client, local netip.Addr) (host.Machine, error), log *slog.Logger) http.Handler {
@@ -98,6 +101,11 @@ func (d *Desk) Reports(admit func(client, local netip.Addr) (host.Machine, error
 		}
 		if err != nil {
 			log.Warn("refused", "reason", err.Error())
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				w.Header().Set("Retry-After", "2")
+				http.Error(w, "this server does not know yet who reports", http.StatusServiceUnavailable)
+				return
+			}
 			http.Error(w, "this server does not know of an installation here; its log says why", http.StatusForbidden)
 			return
 		}

@@ -268,6 +268,9 @@ func TestOnce(t *testing.T) {
 	if code := report(t, d, nuc, refusal("not admitted")); code != http.StatusForbidden {
 		t.Errorf("a report of who is not let in: %d", code)
 	}
+	if code := report(t, d, nuc, os.ErrDeadlineExceeded); code != http.StatusServiceUnavailable {
+		t.Errorf("a report of who is not known yet: %d", code)
+	}
 	if got := live.Decide(nuc); got.Image != "ubuntu" || got.Local || !got.Once {
 		t.Errorf("before the report: %+v", got)
 	}
